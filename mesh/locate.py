@@ -43,9 +43,13 @@ _ASKERS_WAIT_S: Final = 1.0
 _LOG_BYTES_MAX: Final = 1 << 20
 #: The number under which a started router finds `start.lock`.
 _START_LOCK_FD: Final = 3
-#: Variables that would make a router what it is not: part of the caller's unit, or in the caller's debug mode.
+#: Variables that would make a router what it is not: part of the caller's unit, in its debug mode, or about its app.
 _NOT_INHERITED: Final = frozenset(
-    {"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "PYTHONINSPECT"}
+    {
+        *("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"),
+        *("INVOCATION_ID", "PYTHONINSPECT"),
+        *("MESH_APP", "MESH_BROKER_URL", "MESH_RESULT_BACKEND"),
+    }
 )
 #: What the process between starter and router runs. It exits at once, so that the router is nobody's child: a caller
 #: that waits for its children does not wait for the router, and keeps no zombie of it.
@@ -371,7 +375,7 @@ def _open_log(place: Place) -> int:
 
 def _environment() -> dict[str, str]:
     """The caller's, without what is meant for the caller alone, and with a PYTHONPATH that holds in any directory."""
-    kept = {key: os.environ[key] for key in os.environ if not key.startswith("MESH_") and key not in _NOT_INHERITED}
+    kept = {key: value for key, value in os.environ.items() if key not in _NOT_INHERITED}
     search = [os.path.abspath(entry) for entry in kept.pop("PYTHONPATH", "").split(os.pathsep) if entry]
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     if os.path.basename(here) not in ("site-packages", "dist-packages") and here not in search:

@@ -337,11 +337,13 @@ def test_a_router_is_nobodys_child_and_takes_nothing_along(
     monkeypatch.setenv("MESH_BROKER_URL", "mesh://other")
     monkeypatch.setenv("NOTIFY_SOCKET", "/run/notify")
     monkeypatch.setenv("ORDINARY", "kept")
-    inherited = os.dup2(os.open(os.devnull, os.O_RDONLY), 77, inheritable=True)
+    read_end, write_end = os.pipe()
+    os.dup2(read_end, 77, inheritable=True)
 
     # When it starts a router
     locate.ensure_router(place)
-    os.close(inherited)
+    for fd in (read_end, write_end, 77):
+        os.close(fd)
     wait_for(Path(place.directory, "facts").exists, "the router")
     facts = json.loads(Path(place.directory, "facts").read_text())
 
