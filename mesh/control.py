@@ -1,0 +1,152 @@
+"""Asking the nodes of a mesh what they do: `app.control`. Answers are complete: who is missing is named, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, Protocol, TypedDict
+
+from mesh import bodies, ids
+from mesh.exceptions import UndecodableBody
+from mesh.interfaces import ControlLink
+from mesh.messages import Flag, Replies
+
+#: How long a node may take to answer before it counts as missing, in seconds. Answers take a millisecond; as in Celery.
+DEFAULT_TIMEOUT_S: Final = 1.0
+PONG: Final = {"ok": "pong"}
+
+
+class Source(Protocol):
+    """What control needs of an app."""
+
+    @property
+    def client(self) -> ControlLink:
+        """The client in use now."""
+        ...
+
+
+class DeliveryInfo(TypedDict):
+    """How a task came to its node. `exchange` is always empty: mesh has none."""
+
+    exchange: str
+    routing_key: str | None  #: the queue
+    priority: int | None
+    redelivered: bool
+
+
+class TaskInfo(TypedDict):
+    """A running task, with Celery's keys."""
+
+    id: str
+    name: str | None
+    args: list[Any] | None  #: None where they are too large to be shown, or of a type not known here
+    kwargs: dict[str, Any] | None
+    type: str | None
+    hostname: str  #: the node
+    time_start: float | None  #: wall seconds
+    acknowledged: bool  #: True with acks_late=False: it will not run again
+    delivery_info: DeliveryInfo
+    worker_pid: int | None  #: of the slot
+    attempt: int  #: from 0
+
+
+class Control:
+    """`app.control`. 1. Asks all nodes or some. 2. Turns their answers into what Celery's users expect."""
+
+    def __init__(self, app: Source) -> None:
+        self._source = app
+
+    def inspect(self, destination: str | Sequence[str] | None = None, timeout: float = DEFAULT_TIMEOUT_S) -> Inspect:
+        """Questions to the nodes named, or to all. With the name of one node as a string, its answer comes bare."""
+        return Inspect(self._source, destination, timeout)
+
+    def ping(
+        self, destination: str | Sequence[str] | None = None, timeout: float = DEFAULT_TIMEOUT_S
+    ) -> list[dict[str, dict[str, str]]]:
+        """`[{node: {"ok": "pong"}}]` of the nodes that answered."""
+        names = _names(destination)
+        replies = self._source.client.request("ping", {}, names, timeout)
+        return [{node: dict(PONG)} for node in replies.values]
+
+    def status(self, timeout: float = DEFAULT_TIMEOUT_S) -> dict[str, Any]:
+        """What the router itself says of its tasks, nodes and queues: `{"router": {}, "nodes": [], "queues": []}`.
+
+        Raises:
+            RouterUnreachable: there is no router, or it did not answer in time.
+        """
+        return self._source.client.request("status", {}, None, timeout).values
+
+
+class Inspect:
+    """Questions that change nothing. Each answers `{node: value}`, or None where no node answered."""
+
+    def __init__(self, source: Source, destination: str | Sequence[str] | None, timeout: float) -> None:
+        self._source = source
+        self._destination = destination
+        self._timeout_s = timeout
+        #: {node: why there is no answer of it}, of the last question.
+        self.missing: dict[str, str] = {}
+
+    def active(self) -> Any:
+        """The tasks that run now: `{node: [TaskInfo, ...]}`."""
+        replies = self._ask("active")
+        return self._answer({node: _task_infos(node, value) for node, value in replies.values.items()})
+
+    def ping(self) -> Any:
+        """`{node: {"ok": "pong"}}`."""
+        return self._answer({node: dict(PONG) for node in self._ask("ping").values})
+
+    def registered(self) -> Any:
+        """The names of the tasks that each node can run: `{node: [name, ...]}`."""
+        return self._answer(self._ask("registered").values)
+
+    def _ask(self, command: str) -> Replies:
+        replies = self._source.client.request(command, {}, _names(self._destination), self._timeout_s)
+        self.missing = dict(replies.errors)
+        return replies
+
+    def _answer(self, values: dict[str, Any]) -> Any:
+        if isinstance(self._destination, str):
+            return values.get(self._destination)
+        return values or None
+
+
+def _names(destination: str | Sequence[str] | None) -> list[str] | None:
+    if destination is None:
+        return None
+    return [destination] if isinstance(destination, str) else list(destination)
+
+
+def _task_infos(node: str, value: Any) -> Any:
+    return [task_info(node, row) for row in value] if isinstance(value, list) else value
+
+
+def task_info(node: str, row: dict[str, Any]) -> TaskInfo:
+    """One running task as the wire has it, as its users read it."""
+    args, kwargs = _arguments(row.get("body"))
+    return TaskInfo(
+        id=row.get("custom_id") or ids.to_text(row["id"]),
+        name=row.get("name"),
+        args=args,
+        kwargs=kwargs,
+        type=row.get("name"),
+        hostname=node,
+        time_start=row.get("started_wall_s"),
+        acknowledged=bool(row.get("flags", 0) & Flag.EARLY_ACK),
+        delivery_info=DeliveryInfo(
+            exchange="",
+            routing_key=row.get("queue"),
+            priority=row.get("priority"),
+            redelivered=bool(row.get("redelivered")),
+        ),
+        worker_pid=row.get("pid"),
+        attempt=row.get("attempt", 0),
+    )
+
+
+def _arguments(body: bytes | None) -> tuple[list[Any] | None, dict[str, Any] | None]:
+    if body is None:
+        return None, None
+    try:
+        return bodies.decode_call(body)
+    except UndecodableBody:
+        return None, None
