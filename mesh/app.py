@@ -1,0 +1,301 @@
+"""Mesh: one application. Its settings, its tasks, and the client through which they are called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Concatenate, Final, Literal, ParamSpec, TypeVar, cast, overload
+
+from mesh import calling, celery_names, results
+from mesh.calling import TaskOptions
+from mesh.exceptions import InvalidCall, UnknownAttribute
+from mesh.locate import locate
+from mesh.registry import Registry, TaskDefinition
+from mesh.request import current_name
+from mesh.results import AsyncResult
+from mesh.settings import Conf, Settings
+from mesh.task import Task, check_arguments, check_id, send
+
+if TYPE_CHECKING:
+    from mesh.client import Client
+    from mesh.control import Control
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_MAIN_MODULES: Final = ("__main__", "__mp_main__")
+_APP_OPTIONS: Final = ("main", "broker", "backend", "include", "set_as_current")
+_TASK_OPTIONS: Final = ("name", "bind", "throws", "typing", "shared", "lazy", *TaskOptions._fields)
+
+
+class Mesh:
+    """An application.
+
+    1. `conf` holds its settings. 2. `task` registers functions. 3. `client` calls them, connected on first use; a
+    forked child gets its own. Any thread may use it.
+    """
+
+    def __init__(
+        self,
+        main: str | None = None,
+        *,
+        broker: str | None = None,
+        backend: str | None = None,
+        include: Iterable[str] | str | None = None,
+        set_as_current: bool = True,
+        **unknown: Any,
+    ) -> None:
+        """`main` names tasks of a module that is run as a script. Nothing is connected or imported yet.
+
+        Raises:
+            UnsupportedURL, InvalidSetting: a broker, backend or include that can't be.
+            UnknownOption, OptionNotAvailable: a keyword that is no option of mesh.
+        """
+        for option in unknown:
+            celery_names.refuse_option("Mesh", option, _APP_OPTIONS, celery_names.APP_OPTIONS)
+        self.main = main
+        self.conf = Conf(self._changed)
+        #: The tasks by name, as a mapping; for slots also by `tasks.find(name)`.
+        self.tasks = Registry()
+        #: Every Task made, also those that a second import of their module has replaced.
+        self._made: weakref.WeakSet[Task[..., Any]] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        self._client: Client | None = None
+        self._control: Control | None = None
+        self._settings: Settings | None = None
+        said = {"broker_url": broker, "result_backend": backend, "include": include}
+        self.conf.update({name: value for name, value in said.items() if value is not None})
+        _apps.add(self)
+        if set_as_current:
+            self.set_current()
+
+    # --- tasks -------------------------------------------------------------------------------------
+
+    @overload
+    def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
+
+    @overload
+    def task(
+        self, /, *, bind: Literal[True], **options: Any
+    ) -> Callable[[Callable[Concatenate[Any, P], R]], Task[P, R]]: ...
+
+    @overload
+    def task(self, /, *, bind: Literal[False] = False, **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+
+    def task(self, function: Any = None, /, **options: Any) -> Any:
+        """Makes a task of a function, as a decorator with or without options.
+
+        Options: `name`; `bind` (the task itself is the first argument); `queue`, `priority`, `expires`,
+        `ignore_result`, `track_started` and `acks_late`, as in a call; `throws` (exceptions that are expected and no
+        news for the log); `typing=False` (arguments are not checked before they are sent).
+
+        Raises:
+            UnknownOption, OptionNotAvailable: a keyword that is no option of mesh.
+            InvalidCall: an option with a value that can't be.
+            TaskNameTaken: another function has the name.
+        """
+        for option in options:
+            if option not in _TASK_OPTIONS:
+                celery_names.refuse_option("@app.task", option, _TASK_OPTIONS, celery_names.TASK_OPTIONS)
+        if function is None:
+            return lambda decorated: self._register(decorated, **options)
+        return self._register(function, **options)
+
+    def send_task(
+        self,
+        name: str,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        confirm: bool = False,
+        **options: Any,
+    ) -> AsyncResult[Any]:
+        """Sends a call by name alone: the function need not be known here. Options and errors as `Task.apply_async`;
+        arguments are not checked, for nobody here knows what the function takes."""
+        calling.refuse_unknown("send_task", options.keys() - set(calling.NAMES))
+        positional, named = check_arguments(args, kwargs)
+        settings = self.settings
+        chosen = calling.call_options(calling.defaults_of(TaskOptions(), settings), settings, **options)
+        return send(self, calling.check_task_name(name), positional, named, chosen, confirm)
+
+    def AsyncResult(self, task_id: str) -> AsyncResult[Any]:
+        """The result of a call made anywhere, by its id. Asks nobody until something is asked of it."""
+        return AsyncResult.from_id(check_id(task_id), self)
+
+    def batch(self) -> AbstractContextManager[None]:
+        """What this thread sends inside `with app.batch():` leaves together at its end, in few messages."""
+        grouped: AbstractContextManager[None] = self.client.batch()
+        return grouped
+
+    @property
+    def current_task(self) -> Task[..., Any] | None:
+        """The task that this thread runs, if any."""
+        name = current_name()
+        return None if name is None else self.tasks.get(name)
+
+    # --- the process -------------------------------------------------------------------------------
+
+    @property
+    def settings(self) -> Settings:
+        """The settings as they stand, frozen."""
+        settings = self._settings
+        if settings is None:
+            settings = self._settings = self.conf.freeze()
+        return settings
+
+    @property
+    def client(self) -> Client:
+        """The client through which this process calls; made on first use.
+
+        Raises:
+            InvalidMeshName, RouterNotPermitted, UnsupportedURL: the broker URL means no usable place.
+        """
+        client = self._client
+        if client is not None:
+            return client
+        with self._lock:
+            if self._client is None:
+                self._client = self._open_client(self.settings)
+                self.conf.mark_in_use(True)
+            return self._client
+
+    @property
+    def control(self) -> Control:
+        """Asks and commands nodes."""
+        if self._control is None:
+            from mesh.control import Control
+
+            self._control = Control(self)
+        return self._control
+
+    def set_current(self) -> None:
+        """Makes this the app that `current_app` means in this process."""
+        results.set_default_source(self)
+
+    def start(self, argv: list[str] | None = None) -> None:
+        """Runs the command line with this app, as the command `mesh` does. `argv` is without the program's name; None
+        takes that of the process."""
+        command_line = importlib.import_module("mesh_cli")
+        command_line.main(sys.argv[1:] if argv is None else argv, app=self)
+
+    def worker_main(self, argv: list[str] | None = None) -> None:
+        """`start` for the command `worker`, which `argv` need not name."""
+        argv = sys.argv[1:] if argv is None else argv
+        self.start(argv if "worker" in argv else ["worker", *argv])
+
+    def close(self) -> None:
+        """Delivers what was sent and disconnects. A later call connects again; settings may change meanwhile."""
+        with self._lock:
+            client, self._client = self._client, None
+            self._renew()
+        if client is not None:
+            client.close()
+
+    def __enter__(self) -> Mesh:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    # --- within ------------------------------------------------------------------------------------
+
+    def _open_client(self, settings: Settings) -> Client:
+        from mesh.client import Client
+
+        return Client(locate(settings.broker_url), settings)
+
+    def _changed(self) -> None:
+        """A setting has changed."""
+        self._settings = None
+        for task in self._made:
+            task.reset()
+
+    def _renew(self) -> None:
+        """Nothing holds on to the client from here on."""
+        self._control = None
+        self.conf.mark_in_use(False)
+        self._changed()
+
+    def _forked(self) -> None:
+        """In a forked child: leaves the parent's client alone. The lock may be held by a thread that is not here."""
+        self._lock = threading.Lock()
+        self._client = None
+        self._renew()
+
+    def _register(self, function: Callable[..., Any], **options: Any) -> Task[..., Any]:
+        if not callable(function):
+            raise InvalidCall("function", function, "a function to @app.task; name its options: @app.task(name=...)")
+        name = options.pop("name", None) or self._name_of(function)
+        ours = TaskOptions(**{field: options.pop(field, None) for field in TaskOptions._fields})
+        options.pop("shared", None), options.pop("lazy", None)
+        task: Task[..., Any] = Task(self, function, name, ours, **options)
+        self.tasks.add(TaskDefinition(task.name, function, task, task.bind, task.throws))
+        self._made.add(task)
+        return task
+
+    def _name_of(self, function: Callable[..., Any]) -> str:
+        """`module.function`, with the name of the app for a module that runs as a script."""
+        local = getattr(function, "__name__", None)
+        if local is None or not local.isidentifier():
+            raise InvalidCall("function", function, "a name to a task that has none: @app.task(name=...)")
+        module = function.__module__
+        return f"{self._main_name() if module in _MAIN_MODULES else module}.{local}"
+
+    def _main_name(self) -> str:
+        """The app's name; without one, the name under which others would import the script."""
+        if self.main is not None:
+            return self.main
+        script = sys.modules["__main__"]
+        spec, file = getattr(script, "__spec__", None), getattr(script, "__file__", None)
+        if spec is not None:
+            return str(spec.name).removesuffix(".__main__")
+        return os.path.splitext(os.path.basename(file))[0] if file else "__main__"
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        instead = celery_names.APP_ATTRIBUTES.get(name)
+        if instead is None:
+            near = celery_names.suggest(name, [known for known in dir(self) if not known.startswith("_")])
+            instead = f"did you mean {near!r}?" if near else "see docs/calling.md for what an app offers"
+        raise UnknownAttribute("an app", name, instead.rstrip("."))
+
+    def __repr__(self) -> str:
+        return f"<Mesh {self.main or '__main__'}>"
+
+    def __reduce__(self) -> Any:
+        raise InvalidCall("app", self, "the task or the result instead: an app belongs to its process")
+
+
+class _CurrentApp:
+    """Stands for the app made last in this process, whenever that is."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(results.default_source("current_app"), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(results.default_source("current_app"), name, value)
+
+    def __repr__(self) -> str:
+        return repr(results.default_source("current_app"))
+
+
+current_app: Final = cast(Mesh, _CurrentApp())
+
+#: Every app of the process.
+_apps: Final[weakref.WeakSet[Mesh]] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for app in _apps:
+        app._forked()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

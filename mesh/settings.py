@@ -1,0 +1,387 @@
+"""Every setting with its default, unit and reason; the frozen `Settings` a process runs on, and the mutable `app.conf`.
+
+Where a value comes from, strongest first: the environment variable named in the table (as with Celery, so that the same
+code runs on another mesh; `mesh -b URL` sets it), what the code says, the default. The environment is read when a value
+is needed, never at import.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+from mesh import celery_names
+from mesh.exceptions import InvalidSetting, SettingNotAvailable, SettingsInUse, UnknownSetting, UnsupportedURL
+
+_SCHEME: Final = "mesh://"
+_QUEUE_NAME: Final = re.compile(r"[^\s,\x00-\x1f\x7f-]([^\s,\x00-\x1f\x7f]{0,199})")
+QUEUE_NAME_RULE: Final = "a queue name of 1 to 200 characters without spaces and commas that does not begin with '-'"
+PRIORITY_RULE: Final = "a whole number from 0 to 9; higher runs first"
+
+
+class Settings(NamedTuple):
+    """What a client, node or router runs on. Built once by `Conf.freeze`; `SETTINGS` says what each field means."""
+
+    broker_url: str | None = None
+    result_backend: str = "rpc://"
+    broker_connection_timeout: float = 5.0
+    include: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
+    task_default_queue: str = "celery"
+    task_default_priority: int = 0
+    task_ignore_result: bool = False
+    task_track_started: bool = False
+    task_acks_late: bool = True
+    publish_unconfirmed_max: int = 100_000
+    publish_timeout: float = 10.0
+    result_expires: float | None = 86_400.0
+    results_max_bytes: int = 256 << 20
+    worker_concurrency: int | None = None
+    crash_budget: int = 3
+    lost_budget: int = 20
+    router_idle_exit: float | None = 60.0
+    timezone: str | None = None
+    enable_utc: bool = True
+
+
+# --- checks: each returns the value as it is kept, or raises ValueError ----------------------------
+
+
+def is_queue_name(name: object) -> bool:
+    """Whether this can name a queue."""
+    return isinstance(name, str) and _QUEUE_NAME.fullmatch(name) is not None
+
+
+def _queue(value: Any) -> str:
+    if not is_queue_name(value):
+        raise ValueError
+    return str(value)
+
+
+def _boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError
+    return value
+
+
+def _whole(least: int, most: int | None = None) -> Callable[[Any], int]:
+    def check(value: Any) -> int:
+        if (
+            not isinstance(value, int)
+            or isinstance(value, bool)
+            or value < least
+            or (most is not None and value > most)
+        ):
+            raise ValueError
+        return value
+
+    return check
+
+
+def _seconds(value: Any) -> float:
+    """Seconds above zero, from a number or a timedelta."""
+    total = getattr(value, "total_seconds", None)
+    seconds = total() if total is not None else value
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 < seconds < float("inf"):
+        raise ValueError
+    return float(seconds)
+
+
+def _seconds_or_never(value: Any) -> float | None:
+    """As Celery reads result_expires: None and 0 mean never."""
+    return None if value is None or (value == 0 and not isinstance(value, bool)) else _seconds(value)
+
+
+def _optional(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else check(value)
+
+
+def _modules(value: Any) -> tuple[str, ...]:
+    names = (value,) if isinstance(value, str) else tuple(value or ())
+    if not all(isinstance(name, str) and name for name in names):
+        raise ValueError
+    return names
+
+
+def _timezone(value: Any) -> str:
+    import zoneinfo
+
+    try:
+        return zoneinfo.ZoneInfo(value).key
+    except Exception as error:  # zoneinfo raises several kinds for one fact
+        raise ValueError from error
+
+
+def _broker_url(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError
+    if not value.startswith(_SCHEME):
+        plain = re.fullmatch(r"[a-z0-9][a-z0-9._-]*", value)
+        raise UnsupportedURL(_without_password(value), "broker", _SCHEME + (value if plain else "default"))
+    return value
+
+
+def _result_backend(value: Any) -> str:
+    if value in (None, "rpc", "rpc://"):
+        return "rpc://"
+    if not isinstance(value, str):
+        raise ValueError
+    raise UnsupportedURL(_without_password(value), "backend", "rpc://")
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"//[^@/]*@", "//...@", url)
+
+
+# --- the table -----------------------------------------------------------------------------------
+
+
+class SettingSpec(NamedTuple):
+    """One setting, as the reference in the docs prints it."""
+
+    name: str
+    unit: str
+    allowed: str
+    reason: str  #: what it does, and why the default is what it is
+    check: Callable[[Any], Any]
+    fixed: bool = True  #: can't change while the app has a client
+    variable: str | None = None  #: environment variable that has the last word
+
+    @property
+    def default(self) -> Any:
+        """The value where nobody says another."""
+        return Settings._field_defaults[self.name]
+
+
+_NAME_OR_DIR: Final = "mesh://NAME or mesh:///an/absolute/directory"
+
+#: In the order of `Settings`.
+SETTINGS: Final[tuple[SettingSpec, ...]] = (
+    SettingSpec(
+        "broker_url", "URL", _NAME_OR_DIR,
+        "Which mesh this app belongs to. None is the mesh called `default`: one machine needs no configuration.",
+        _optional(_broker_url), variable="MESH_BROKER_URL",
+    ),
+    SettingSpec(
+        "result_backend", "URL", "'rpc://'",
+        "Results go straight to the caller and are kept by the router that owns the task; there is no other store.",
+        _result_backend, variable="MESH_RESULT_BACKEND",
+    ),
+    SettingSpec(
+        "broker_connection_timeout", "s", "seconds above 0",
+        "How long a first call waits for a router to answer. A router starts in under 0.5 s; 5 s leaves room for "
+        "a loaded machine.",
+        _seconds,
+    ),
+    SettingSpec(
+        "include", "modules", "a list of module names",
+        "Modules a node imports so that their tasks are registered; `Mesh(include=[...])` sets it.",
+        _modules, fixed=False,
+    ),
+    SettingSpec(
+        "imports", "modules", "a list of module names",
+        "As `include`, for settings kept apart from the app; both are imported.",
+        _modules, fixed=False,
+    ),
+    SettingSpec(
+        "task_default_queue", "queue", QUEUE_NAME_RULE,
+        "Where calls go that name no queue, and what a node without -Q consumes. Celery's name, so that ported "
+        "projects meet.",
+        _queue, fixed=False,
+    ),
+    SettingSpec(
+        "task_default_priority", "0-9", PRIORITY_RULE,
+        "Priority of calls that name none. 0, the lowest: as with RabbitMQ, who names a priority goes before "
+        "who names none.",
+        _whole(0, 9), fixed=False,
+    ),
+    SettingSpec(
+        "task_ignore_result", "bool", "True or False",
+        "Keep and send no results. Off, because a result costs little and a lost one costs an afternoon.",
+        _boolean, fixed=False,
+    ),
+    SettingSpec(
+        "task_track_started", "bool", "True or False",
+        "Report STARTED when a task begins. Off: it is one more message a task.",
+        _boolean, fixed=False,
+    ),
+    SettingSpec(
+        "task_acks_late", "bool", "True or False",
+        "Acknowledge after the task has run: at least once. False is at most once. Unlike Celery on by default: "
+        "no task is lost with the process that ran it.",
+        _boolean, fixed=False,
+    ),
+    SettingSpec(
+        "publish_unconfirmed_max", "calls", "a whole number from 1 to 10000000",
+        "How many calls may wait for the router's confirmation before apply_async blocks. 100 000 small calls are "
+        "about 50 MB and one to two seconds of a router's work.",
+        _whole(1, 10_000_000),
+    ),
+    SettingSpec(
+        "publish_timeout", "s", "seconds above 0",
+        "How long apply_async blocks on a full table, and confirm=True waits, before it raises. Twice the connection "
+        "timeout, so that a router may be replaced meanwhile.",
+        _seconds,
+    ),
+    SettingSpec(
+        "result_expires", "s", "seconds, a timedelta, or None for never",
+        "How long an outcome is kept for readers. One day, as in Celery.",
+        _seconds_or_never,
+    ),
+    SettingSpec(
+        "results_max_bytes", "bytes", "a whole number from 1048576",
+        "How much memory and disk outcomes may take in a router; those the caller has received go first. 256 MiB are "
+        "about a million small results.",
+        _whole(1 << 20),
+    ),
+    SettingSpec(
+        "worker_concurrency", "slots", "a whole number from 1, or None for the number of CPUs",
+        "Slots of a node that is started without -c.",
+        _optional(_whole(1)),
+    ),
+    SettingSpec(
+        "crash_budget", "deaths", "a whole number from 0",
+        "How many slots a task may take down with it before it is a dead letter. 3: a crash that repeats is "
+        "the task's own.",
+        _whole(0),
+    ),
+    SettingSpec(
+        "lost_budget", "losses", "a whole number from 0",
+        "How often a task may be lost with its whole node or host. 20: machines fail for reasons that are "
+        "not the task's.",
+        _whole(0),
+    ),
+    SettingSpec(
+        "router_idle_exit", "s", "seconds, or None for never",
+        "When a router that was started on demand leaves, after its last node, client and task. 60 s spares a restart "
+        "between two commands typed by hand.",
+        _seconds_or_never,
+    ),
+    SettingSpec(
+        "timezone", "zone", "an IANA name such as 'Europe/London', or None",
+        "How an eta or expires without a zone is read. None is UTC (local time with enable_utc=False). Messages are "
+        "always in UTC.",
+        _optional(_timezone), fixed=False,
+    ),
+    SettingSpec(
+        "enable_utc", "bool", "True or False",
+        "False makes local time the zone of an eta without one, where `timezone` is not set.",
+        _boolean, fixed=False,
+    ),
+)  # fmt: skip
+
+_SPECS: Final = {spec.name: spec for spec in SETTINGS}
+
+
+class Conf:
+    """`app.conf`: the settings while they may still change, as attributes and as a mapping.
+
+    1. Checks every value as it is set. 2. Freezes into `Settings`. 3. Tells its app when something changed.
+    """
+
+    __slots__ = ("_changed", "_in_use", "_values")
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        #: {name: checked value}. Only what the code has said.
+        object.__setattr__(self, "_values", {})
+        object.__setattr__(self, "_changed", changed)
+        object.__setattr__(self, "_in_use", False)
+
+    def update(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> None:
+        """Sets several at once: all of them, or none where one is wrong.
+
+        Raises:
+            UnknownSetting, SettingNotAvailable, InvalidSetting, UnsupportedURL: a key or value that can't be.
+            SettingsInUse: the app's client already works with another value.
+        """
+        checked = {name: self._checked(name, value) for name, value in {**(values or {}), **more}.items()}
+        self._values.update(checked)
+        self._changed()
+
+    def freeze(self) -> Settings:
+        """The settings as they stand.
+
+        Raises:
+            InvalidSetting, UnsupportedURL: an environment variable has a value that can't be.
+        """
+        return Settings(**{**self._values, **_from_environment()})
+
+    def mark_in_use(self, in_use: bool) -> None:
+        """Whether a client works with the fixed settings at present. For the app."""
+        object.__setattr__(self, "_in_use", in_use)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of a setting, or `default` for a key that is no setting."""
+        spec = _SPECS.get(name)
+        return default if spec is None else self[name]
+
+    def keys(self) -> list[str]:
+        """The names of all settings."""
+        return list(_SPECS)
+
+    def items(self) -> list[tuple[str, Any]]:
+        """All settings with their values."""
+        return list(self.freeze()._asdict().items())
+
+    def _checked(self, name: str, value: Any) -> Any:
+        spec = _spec(name)
+        checked = check(spec, value)
+        if spec.fixed and self._in_use and checked != getattr(self.freeze(), name):
+            raise SettingsInUse(name)
+        return checked
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self.freeze(), _spec(name).name)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.update({name: value})
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self[name]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self.update({name: value})
+
+    def __contains__(self, name: object) -> bool:
+        return name in _SPECS
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_SPECS)
+
+    def __len__(self) -> int:
+        return len(_SPECS)
+
+    def __repr__(self) -> str:
+        said = ", ".join(f"{name}={value!r}" for name, value in self._values.items())
+        return f"<Conf: {said or 'defaults'}>"
+
+
+def check(spec: SettingSpec, value: Any) -> Any:
+    """The value as it is kept.
+
+    Raises:
+        InvalidSetting, UnsupportedURL: it is outside what the setting allows.
+    """
+    try:
+        return spec.check(value)
+    except (ValueError, TypeError):
+        raise InvalidSetting(spec.name, value, spec.allowed) from None
+
+
+def _from_environment() -> dict[str, Any]:
+    found = ((spec, os.environ.get(spec.variable)) for spec in SETTINGS if spec.variable)
+    return {spec.name: check(spec, value) for spec, value in found if value}
+
+
+def _spec(name: str) -> SettingSpec:
+    spec = _SPECS.get(name)
+    if spec is not None:
+        return spec
+    reason = celery_names.SETTINGS.get(name)
+    if reason is not None:
+        raise SettingNotAvailable(name, reason)
+    raise UnknownSetting(name, celery_names.suggest(name, _SPECS))
