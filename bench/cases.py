@@ -1,0 +1,171 @@
+"""What is compared with what: the cases, who takes part in each, and the names and limits of the figures."""
+
+from dataclasses import dataclass, field
+
+from bench.budgets import Budget, Sense
+
+_MOST = Sense.AT_MOST
+_LEAST = Sense.AT_LEAST
+
+
+@dataclass(frozen=True, slots=True)
+class Entrant:
+    """A system in a case, by the label under which it is shown, and the operation that measures it."""
+
+    label: str
+    system: str
+    operation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A figure that the operations of a case return: its key there, its unit and its name in the table."""
+
+    key: str
+    unit: str
+    title: str
+    budget: Budget | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A row or several of the table. The first entrant is mesh, the others are its floors."""
+
+    name: str
+    title: str
+    entrants: tuple[Entrant, ...]
+    metrics: tuple[Metric, ...]
+    #: Each measurement has a driver of its own with no other system running; else all are started once and take turns.
+    alone: bool = field(default=False, kw_only=True)
+    #: Whether the systems are started (and warm) before they are measured.
+    started: bool = field(default=True, kw_only=True)
+    #: For figures that hardly vary and take long.
+    most_rounds: int = field(default=1_000, kw_only=True)
+
+
+def _all(operation: str, *systems: str) -> tuple[Entrant, ...]:
+    return tuple(Entrant(system, system, operation) for system in systems)
+
+
+def _throughput(rate_budget: Budget, *cpu_budgets: Budget | None) -> tuple[Metric, ...]:
+    client, router, slot = cpu_budgets or (None, None, None)
+    return (
+        Metric("rate", "tasks/s", "throughput", rate_budget),
+        Metric("cpu", "µs", "CPU a task"),
+        Metric("cpu_client", "µs", "CPU a task, client", client),
+        Metric("cpu_router", "µs", "CPU a task, router", router),
+        Metric("cpu_supervisor", "µs", "CPU a task, supervisor"),
+        Metric("cpu_slot", "µs", "CPU a task, slots", slot),
+    )
+
+
+CASES: tuple[Case, ...] = (
+    Case(
+        "sequential",
+        "one call at a time",
+        _all("sequential", "mesh", "raw", "pool"),
+        (
+            Metric("p50", "µs", "p50", Budget(_MOST, 1.25, "raw")),
+            Metric("p99", "µs", "p99", Budget(_MOST, 3, "raw", "p50")),
+        ),
+    ),
+    Case(
+        "loop",
+        "small tasks, called one by one",
+        _all("loop", "mesh", "raw", "pool"),
+        _throughput(Budget(_LEAST, 3, "pool"), Budget(_MOST, 10), Budget(_MOST, 12), Budget(_MOST, 13)),
+    ),
+    Case(
+        "batch",
+        "small tasks, one batch",
+        (
+            Entrant("mesh", "mesh", "batch"),
+            Entrant("raw ×32", "raw", "batch"),
+            Entrant("pool", "pool", "loop"),
+            Entrant("pool ×32", "pool", "batch"),
+        ),
+        _throughput(Budget(_LEAST, 3, "pool")),
+    ),
+    Case(
+        "submit",
+        "submit, confirmed",
+        (*_all("submit", "mesh", "pool"), Entrant("pool with results", "pool", "loop")),
+        (Metric("rate", "tasks/s", "rate", Budget(_LEAST, 4, "pool with results")),),
+    ),
+    Case(
+        "forget",
+        "fire and forget",
+        _all("forget", "mesh", "pool"),
+        (Metric("rate", "tasks/s", "all have run"),),
+    ),
+    Case(
+        "gather",
+        "1 000 calls and their sum",
+        _all("gather", "mesh", "raw", "pool"),
+        (Metric("time", "s", "time", Budget(_MOST, 1.5, "pool")),),
+    ),
+    Case(
+        "chain",
+        "chain",
+        (Entrant("mesh", "mesh", "chain_step"), Entrant("mesh call", "mesh", "call_step")),
+        (Metric("step", "µs", "a step", Budget(_MOST, 1.2, "mesh call")),),
+    ),
+    Case(
+        "echo",
+        "1 MiB echo, 8 in flight",
+        _all("echo", "mesh", "raw", "pool"),
+        (Metric("rate", "MiB/s", "rate", Budget(_LEAST, 1, "pool")),),
+    ),
+    Case(
+        "fairness",
+        "one of 3 s, then 200 of 1 ms",
+        _all("fairness", "mesh", "pool"),
+        (Metric("time", "s", "the 200 are done", Budget(_MOST, 0.25)),),
+    ),
+    Case(
+        "cold",
+        "cold start",
+        _all("cold", "mesh", "pool"),
+        (Metric("time", "s", "first result", Budget(_MOST, 0.5)),),
+        alone=True,
+        started=False,
+    ),
+    Case(
+        "idle",
+        "idle",
+        _all("idle", "mesh", "pool"),
+        (
+            Metric("pss", "MiB", "PSS", Budget(_MOST, 40)),
+            *(Metric(f"pss_{role}", "MiB", f"PSS, {role}") for role in ("router", "supervisor", "slot")),
+            *(Metric(f"wake_{role}", "1/s", f"wake-ups, {role}") for role in ("client", "router", "supervisor")),
+            Metric("wake_slot", "1/s", "wake-ups, slots", Budget(_MOST, 0)),
+        ),
+        alone=True,
+        most_rounds=3,
+    ),
+    Case(
+        "memory",
+        "queued tasks, no node",
+        _all("memory", "mesh"),
+        (
+            Metric("resident", "B", "router PSS a task beyond the body, the first 100 000", Budget(_MOST, 600)),
+            Metric("all", "B", "router PSS a task beyond the body, all"),
+            Metric("router", "MiB", "router PSS, full"),
+            Metric("drain", "s", "drained by a node"),
+            Metric("drain_rate", "tasks/s", "drain"),
+        ),
+        alone=True,
+        started=False,
+        most_rounds=1,
+    ),
+)
+
+MESH = "mesh"
+
+
+def select(names: list[str]) -> tuple[Case, ...]:
+    """The named cases in the order of the table; all where none is named. Raises KeyError for an unknown name."""
+    known = {case.name for case in CASES}
+    if unknown := [name for name in names if name not in known]:
+        raise KeyError(f"no case is called {', '.join(unknown)}; there are {', '.join(case.name for case in CASES)}")
+    return tuple(case for case in CASES if not names or case.name in names)

@@ -1,0 +1,170 @@
+"""What is measured, and the same way for every system. `cases` says what the figures are called and limited to."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from bench.figures import percentile
+from bench.marks import new_marks, wait_for_marks
+from bench.process_facts import cpu_ns, pss_bytes, wake_ups
+from bench.sizes import RESIDENT_TASKS, Sizes
+from bench.systems import protocol
+from bench.systems.protocol import Pids, Role
+
+#: {metric: value}, in the unit that `cases` gives the metric.
+Figures: TypeAlias = dict[str, float]
+
+_MIB = 1 << 20
+
+
+def sequential(system: protocol.Caller, sizes: Sizes, scratch: Path) -> Figures:
+    """Latency of a call whose result is awaited before the next call, µs."""
+    took_us = []
+    for number in range(sizes.sequential_calls):
+        begun_s = time.perf_counter()
+        system.call(number, 2)
+        took_us.append((time.perf_counter() - begun_s) * 1e6)
+    return {"p50": percentile(took_us, 50), "p99": percentile(took_us, 99)}
+
+
+def call_step(system: protocol.Caller, sizes: Sizes, scratch: Path) -> Figures:
+    """What a chain's step is compared with: as many calls, one after the other, mean in µs."""
+    took_s = _seconds(lambda: [system.call(1, number) for number in range(sizes.chain_steps)])
+    return {"step": took_s / sizes.chain_steps * 1e6}
+
+
+def chain_step(system: protocol.Chainer, sizes: Sizes, scratch: Path) -> Figures:
+    """Mean time of a step of one long chain, µs."""
+    return {"step": _seconds(lambda: system.chain(sizes.chain_steps)) / sizes.chain_steps * 1e6}
+
+
+def loop(system: protocol.Caller, sizes: Sizes, scratch: Path) -> Figures:
+    """Small tasks per second called one by one, all results with the client; CPU per task by role, µs."""
+    return _throughput(system, sizes, system.loop)
+
+
+def batch(system: protocol.Batcher, sizes: Sizes, scratch: Path) -> Figures:
+    """Small tasks per second called in batches, all results with the client; CPU per task by role, µs."""
+    return _throughput(system, sizes, system.batch)
+
+
+def submit(system: protocol.Submitter, sizes: Sizes, scratch: Path) -> Figures:
+    """Tasks per second until the system has taken them all over (mesh: confirmed at the default level)."""
+    took_s = _seconds(lambda: system.submit(sizes.tasks))
+    system.finish()
+    return {"rate": sizes.tasks / took_s}
+
+
+def forget(system: protocol.Forgetter, sizes: Sizes, scratch: Path) -> Figures:
+    """Tasks per second without results, until all have run."""
+    marks = new_marks(scratch / "forget")
+    return {"rate": sizes.tasks / _seconds(lambda: system.forget(sizes.tasks, marks))}
+
+
+def gather(system: protocol.Caller, sizes: Sizes, scratch: Path) -> Figures:
+    """Many calls and the sum of their results, s. Raises ValueError where the sum is wrong."""
+    begun_s = time.perf_counter()
+    total = sum(system.gather(sizes.gather_calls))
+    took_s = time.perf_counter() - begun_s
+    if total != sizes.gather_calls * (sizes.gather_calls - 1):
+        raise ValueError(f"the sum of {sizes.gather_calls} results is {total}")
+    return {"time": took_s}
+
+
+def echo(system: protocol.Caller, sizes: Sizes, scratch: Path) -> Figures:
+    """MiB/s of bodies that go out and come back, each counted once."""
+    body = bytes(sizes.echo_bytes)
+    took_s = _seconds(lambda: system.echo(body, sizes.echoes, sizes.echoes_in_flight))
+    return {"rate": sizes.echoes * sizes.echo_bytes / _MIB / took_s}
+
+
+def cold(system: protocol.ColdStarter, sizes: Sizes, scratch: Path) -> Figures:
+    """From nothing running to the first result, s."""
+    return {"time": system.cold_start()}
+
+
+def idle(system: protocol.System, sizes: Sizes, scratch: Path) -> Figures:
+    """MiB of PSS and wake-ups per second, by role, of a started system that nobody uses.
+
+    `pss` leaves out the client. The benchmark's own two processes share the interpreter's pages with the system.
+    """
+    pids = system.pids()
+    time.sleep(sizes.idle_settle_s)
+    before = _sums(pids, wake_ups)
+    time.sleep(sizes.idle_watch_s)
+    woken = {role: count - before[role] for role, count in _sums(pids, wake_ups).items()}
+    memory = {role: held / _MIB for role, held in _sums(pids, pss_bytes).items() if role is not Role.CLIENT}
+    return {
+        "pss": sum(memory.values()),
+        **{f"pss_{role}": mib for role, mib in memory.items()},
+        **{f"wake_{role}": count / sizes.idle_watch_s for role, count in woken.items()},
+    }
+
+
+def memory(system: protocol.Hoarder, sizes: Sizes, scratch: Path) -> Figures:
+    """Bytes of router PSS per queued task beyond its body, while all are resident and at the end; then the drain."""
+    marks = new_marks(scratch / "memory")
+    router = system.start_router(marks)
+    resident = min(sizes.queued_tasks, RESIDENT_TASKS)
+    empty_bytes = _settled_pss(router, sizes)
+    system.hoard(resident, marks)
+    resident_bytes = _settled_pss(router, sizes) - empty_bytes
+    system.hoard(sizes.queued_tasks - resident, marks)
+    all_bytes = _settled_pss(router, sizes) - empty_bytes
+    drain_s = _seconds(lambda: _drain(system, sizes, marks))
+    body_bytes = system.body_bytes(marks)
+    return {
+        "resident": resident_bytes / resident - body_bytes,
+        "all": all_bytes / sizes.queued_tasks - body_bytes,
+        "router": (empty_bytes + all_bytes) / _MIB,
+        "drain": drain_s,
+        "drain_rate": sizes.queued_tasks / drain_s,
+    }
+
+
+def fairness(system: protocol.Napper, sizes: Sizes, scratch: Path) -> Figures:
+    """One long task, then many short ones: until the short ones are done, s."""
+    took_s = _seconds(lambda: system.naps(sizes.long_nap_s, sizes.short_nap_s, sizes.short_naps))
+    system.finish()
+    return {"time": took_s}
+
+
+#: By the name that `cases` and the driver's requests use. Which protocol an operation needs is in its signature.
+OPERATIONS: dict[str, Callable[[Any, Sizes, Path], Figures]] = {
+    operation.__name__: operation
+    for operation in (
+        *(sequential, call_step, chain_step, loop, batch, submit, forget, gather),
+        *(echo, cold, idle, memory, fairness),
+    )
+}
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    begun_s = time.perf_counter()
+    work()
+    return time.perf_counter() - begun_s
+
+
+def _throughput(system: protocol.System, sizes: Sizes, run: Callable[[int], None]) -> Figures:
+    pids = system.pids()
+    before = _sums(pids, cpu_ns)
+    took_s = _seconds(lambda: run(sizes.tasks))
+    time.sleep(sizes.cpu_settle_s)
+    used_us = {role: (used - before[role]) / 1e3 / sizes.tasks for role, used in _sums(pids, cpu_ns).items()}
+    cpu = {f"cpu_{role}": us for role, us in used_us.items()}
+    return {"rate": sizes.tasks / took_s, "cpu": sum(used_us.values()), **cpu}
+
+
+def _sums(pids: Pids, of: Callable[[int], int]) -> dict[Role, int]:
+    return {role: sum(of(pid) for pid in group) for role, group in pids.items()}
+
+
+def _settled_pss(pid: int, sizes: Sizes) -> int:
+    time.sleep(sizes.idle_settle_s)
+    return pss_bytes(pid)
+
+
+def _drain(system: protocol.Hoarder, sizes: Sizes, marks: Path) -> None:
+    system.start_node()
+    wait_for_marks(marks, sizes.queued_tasks, sizes.operation_timeout_s)
