@@ -1,0 +1,95 @@
+"""How errors reach the user: a line or two on stderr with the remedy, and an exit code. Tracebacks are for defects."""
+
+from __future__ import annotations
+
+import shlex
+import traceback
+from collections.abc import Sequence
+from typing import Final
+
+import click
+
+from mesh.exceptions import (
+    AppNotFound,
+    ImproperlyConfigured,
+    InvalidCall,
+    MeshError,
+    RouterUnreachable,
+    TaskModuleNotFound,
+    UnserialisableArgument,
+)
+
+from . import exit_codes
+
+#: {option of the group: it takes a value}. Behind a command they get a hint of their own: older Celery took them there.
+_GLOBAL: Final = {
+    "-A": True,
+    "--app": True,
+    "-b": True,
+    "--broker": True,
+    "--workdir": True,
+    "-C": False,
+    "--no-color": False,
+    "-q": False,
+    "--quiet": False,
+}
+
+
+class Failed(Exception):
+    """A command has failed: what to print, and the exit code."""
+
+    def __init__(self, message: str, code: int = exit_codes.FAILURE) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def say(message: str, trace: str = "") -> None:
+    """Prints an error, behind the traceback of the user's own code where there is one."""
+    if trace:
+        click.echo(trace.rstrip(), err=True)
+    click.echo(f"{click.style('Error:', fg='red', bold=True)} {message}", err=True)
+
+
+def usage(error: click.ClickException, argv: Sequence[str]) -> int:
+    """Says what is wrong with the command line."""
+    message = error.format_message().rstrip()
+    context = getattr(error, "ctx", None)
+    if isinstance(error, click.NoSuchOption) and error.option_name in _GLOBAL and context is not None:
+        say(f"{error.option_name} goes before the command. Write:\n  {_moved(argv, error.option_name)}")
+        return exit_codes.USAGE
+    hint = f'\nTry "{context.command_path} --help".' if context is not None else ""
+    say(message + hint)
+    return exit_codes.USAGE if isinstance(error, click.UsageError) else exit_codes.FAILURE
+
+
+def of_mesh(error: MeshError) -> int:
+    """Says what mesh refused or could not do."""
+    say(str(error), _trace_of_the_app(error))
+    if isinstance(error, RouterUnreachable):
+        return exit_codes.UNAVAILABLE
+    if isinstance(error, ImproperlyConfigured | InvalidCall | UnserialisableArgument):
+        return exit_codes.USAGE
+    return exit_codes.FAILURE
+
+
+def _trace_of_the_app(error: MeshError) -> str:
+    """Where the user's module fails, when it does; for a module that is not there the message says it all."""
+    cause = error.__cause__
+    if (
+        not isinstance(error, TaskModuleNotFound | AppNotFound)
+        or cause is None
+        or isinstance(cause, ModuleNotFoundError)
+    ):
+        return ""
+    return "".join(traceback.format_exception(cause))
+
+
+def _moved(argv: Sequence[str], option: str) -> str:
+    """The command line with a global option where it belongs."""
+    rest = list(argv)
+    for index, word in enumerate(rest):
+        if word == option or word.startswith(f"{option}=" if option.startswith("--") else option):
+            ends = index + (2 if word == option and _GLOBAL[option] else 1)
+            moved = rest[index:ends]
+            return shlex.join(["mesh", *moved, *rest[:index], *rest[ends:]])
+    return shlex.join(["mesh", option, *rest])

@@ -1,0 +1,141 @@
+"""The group `mesh`: options that hold for all commands, and the way to each. Only the command called is imported."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import click
+
+from mesh.exceptions import MeshError
+from mesh.version import VERSION
+
+from . import errors, exit_codes
+from .help import CONTEXT, examples
+from .state import State
+
+if TYPE_CHECKING:
+    from mesh.app import Mesh
+
+#: {command: what it does}. The module of the same name holds it as `command`.
+COMMANDS: Final = {
+    "call": "Call a task by its name.",
+    "inspect": "Ask the nodes what they do.",
+    "router": "Run this host's router in the foreground.",
+    "status": "Show the router, the nodes and the queues.",
+    "worker": "Run a node: it executes tasks.",
+}
+
+
+class Root(click.Group):
+    """1. Imports only the command that is called. 2. Knows what a mistyped one may have been."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names, sorted."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of this name, imported now."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f".{cmd_name}", __package__).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list in the help, without importing any of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name]) for name in self.list_commands(ctx)])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, with the nearest command in the error."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(self.list_commands(ctx))}."
+            ctx.fail(f"No such command {name!r}. {hint}")
+        return super().resolve_command(ctx, args)
+
+
+@click.command(
+    cls=Root,
+    context_settings={**CONTEXT, "auto_envvar_prefix": "MESH"},
+    invoke_without_command=True,
+    epilog=examples(
+        ("mesh -A proj worker -l INFO", "run a node with the tasks of proj"),
+        ("mesh status", "who is there, and what waits"),
+        ("mesh -A proj inspect active", "what runs now"),
+        ("mesh call proj.tasks.add -a '[2, 2]' --wait", "call a task and print its value"),
+    ),
+)
+@click.option(
+    "-A", "--app", "target", metavar="APP", envvar="MESH_APP", help="Module that holds the app, or module:attribute."
+)
+@click.option(
+    "-b",
+    "--broker",
+    metavar="URL",
+    envvar="MESH_BROKER_URL",
+    help="The mesh: mesh://NAME or mesh:///a/directory [default: mesh://default].",
+)
+@click.option(
+    "--workdir", metavar="DIR", type=click.Path(exists=True, file_okay=False), help="Change to this directory first."
+)
+@click.option("-C", "--no-color", "no_colour", is_flag=True, help="No colours; so does NO_COLOR in the environment.")
+@click.option("-q", "--quiet", is_flag=True, help="Print less: no banner, no counts.")
+@click.version_option(VERSION, "--version", prog_name="mesh", message="%(prog)s %(version)s")
+@click.pass_context
+def root(
+    ctx: click.Context, *, target: str | None, broker: str | None, workdir: str | None, no_colour: bool, quiet: bool
+) -> None:
+    """A task queue without a broker: install it, start nodes, call functions.
+
+    Each option can be set in the environment: MESH_APP, MESH_BROKER_URL, and MESH_COMMAND_OPTION for those of a
+    command, such as MESH_WORKER_CONCURRENCY.
+    """
+    colour = not (no_colour or os.environ.get("NO_COLOR"))
+    ctx.color = None if colour else False
+    if workdir is not None:
+        os.chdir(workdir)
+    state = ctx.obj = State(ctx.obj, target, broker, quiet, colour)
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+        return
+    state.apply_broker()
+
+
+def main(argv: Sequence[str] | None = None, app: Mesh | None = None) -> NoReturn:
+    """Runs one command line, without the program's name, and exits. `app` stands in for -A."""
+    sys.exit(run(sys.argv[1:] if argv is None else argv, app))
+
+
+def run(argv: Sequence[str], app: Mesh | None = None) -> int:
+    """As `main`, and returns the exit code."""
+    try:
+        code: Any = root.main(args=list(argv), prog_name="mesh", standalone_mode=False, obj=app)
+        sys.stdout.flush()
+        return int(code or exit_codes.OK)
+    except click.ClickException as error:
+        return errors.usage(error, argv)
+    except errors.Failed as error:
+        errors.say(str(error))
+        return error.code
+    except MeshError as error:
+        return errors.of_mesh(error)
+    except (click.Abort, KeyboardInterrupt):
+        return exit_codes.INTERRUPTED
+    except BrokenPipeError:
+        return _reader_gone()
+
+
+def _reader_gone() -> int:
+    """Whoever read our output has enough (`mesh status | head -1`): nothing to complain about, now or at exit."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return exit_codes.FAILURE

@@ -1,0 +1,170 @@
+"""`mesh worker`: a node in the foreground. This process only supervises: a child imports the app and forks slots."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mesh import locate, logs
+from mesh.settings import QUEUE_NAME_RULE, is_queue_name
+from mesh.version import VERSION
+
+from . import errors, exit_codes
+from .help import CONTEXT, examples
+from .options import loglevel_option, names
+from .state import State
+
+if TYPE_CHECKING:
+    from mesh.template import LoadedApp
+
+_NODE_NAME = re.compile(r"[^\s,@%]+@[^\s,@%]+")
+
+
+def node_name(text: str) -> str:
+    """`name@host`, by default this host; %h, %n and %d stand for its whole name, the first part and the rest."""
+    host = socket.gethostname()
+    short, _, domain = host.partition(".")
+    parts = {"%h": host, "%n": short, "%d": domain, "%%": "%"}
+    name = re.sub("%.", lambda found: parts.get(found[0], found[0]), text)
+    name = name if "@" in name else f"{name}@{host}"
+    if not _NODE_NAME.fullmatch(name):
+        raise click.BadParameter(
+            f"{text!r} is no node name: give NAME@HOST without spaces and commas; %h, %n, %d are expanded."
+        )
+    return name
+
+
+def queue_names(text: str) -> tuple[str, ...]:
+    """As `names`, where each can be a queue."""
+    for name in names(text):
+        if not is_queue_name(name):
+            raise click.BadParameter(f"{name!r} is no queue: give {QUEUE_NAME_RULE}.")
+    return names(text)
+
+
+@click.command(
+    context_settings=CONTEXT,
+    epilog=examples(
+        ("mesh -A proj worker -l INFO", "a node with one slot per CPU"),
+        ("mesh -A proj worker -c 4 -Q mail,celery", "four slots, for two queues"),
+        ("mesh -A proj worker -n w2", "a second node on this host: w2@HOST"),
+        ("mesh -A proj -b mesh://lab worker", "a node of another mesh"),
+    ),
+)
+@click.option(
+    "-n",
+    "--hostname",
+    "name",
+    metavar="NAME",
+    type=node_name,
+    default="mesh@%h",
+    show_default=True,
+    help="Name of the node.",
+)
+@click.option(
+    "-c",
+    "--concurrency",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Slots: tasks that run at once [default: the app's, else one per CPU].",
+)
+@click.option(
+    "-Q",
+    "--queues",
+    metavar="A,B",
+    type=queue_names,
+    help="Queues to take tasks from [default: the app's task_default_queue].",
+)
+@loglevel_option(logs.DEFAULT_LEVEL)
+@click.option(
+    "-I", "--include", metavar="M,N", type=names, default="", help="Further modules to import for their tasks."
+)
+@click.pass_obj
+def command(
+    state: State,
+    *,
+    name: str,
+    concurrency: int | None,
+    queues: tuple[str, ...] | None,
+    loglevel: str,
+    include: tuple[str, ...],
+) -> int:
+    """Run a node: it executes tasks.
+
+    It takes tasks from the queues and runs them in its slots, each a process. A router is started where none runs.
+
+    Stop it with Ctrl-C or SIGTERM: what runs is finished, what waits goes to other nodes, and the exit code is 0.
+    A second Ctrl-C, or SIGQUIT, ends it at once; what ran then is run again elsewhere.
+    """
+    state.need_app("mesh -A proj worker")
+    logs.configure(loglevel, colour=None if state.colour else False)
+    from mesh.node import AppFailed, NodeOptions, run_node
+    from mesh.slot import run_slot
+
+    def on_loaded(info: dict[str, Any]) -> None:
+        if not state.quiet:
+            click.echo(banner(name, info, with_tasks=logs.level_number(loglevel) <= logs.LEVELS["INFO"]))
+
+    options = NodeOptions(
+        name=name,
+        load=_loader(state, include),
+        place=None if state.broker is None else locate.locate(state.broker),
+        concurrency=concurrency,
+        queues=queues,
+        on_loaded=on_loaded,
+        on_ready=lambda: logs.announce(f"{name} ready.", "ready"),
+    )
+    try:
+        return run_node(options, run_slot)
+    except AppFailed as error:
+        errors.say(str(error), error.remote_traceback)
+        return exit_codes.USAGE
+
+
+def _loader(state: State, include: tuple[str, ...]) -> Callable[[], LoadedApp]:
+    """What imports the app. It runs in the template."""
+
+    def load() -> LoadedApp:
+        from mesh import loading
+        from mesh.template import LoadedApp
+
+        app = state.find_app()
+        assert app is not None
+        loading.load_tasks(app)
+        for module in include:
+            loading.load_module(module)
+        settings = app.settings
+        info = {
+            "app": state.target or app.main or "__main__",
+            "tasks": sorted(app.tasks),
+            "queue": settings.task_default_queue,
+            "concurrency": settings.worker_concurrency,
+            "broker_url": settings.broker_url,
+        }
+        return LoadedApp(app.tasks, info)
+
+    return load
+
+
+def banner(name: str, info: dict[str, Any], with_tasks: bool) -> str:
+    """What a node says of itself before it is ready."""
+    lines = [
+        f"{name} v{VERSION} (pid {os.getpid()})",
+        "",
+        "[config]",
+        f".> app:         {info['app']}",
+        f".> mesh:        {info['mesh']} in {info['directory']}",
+        f".> concurrency: {info['concurrency']} (prefork)",
+        "",
+        "[queues]",
+        *(f".> {queue}" for queue in info["queues"]),
+        "",
+    ]
+    if with_tasks:
+        lines += ["[tasks]", *(f"  . {task}" for task in info["tasks"]), ""]
+    return "\n".join(lines)
