@@ -1,0 +1,446 @@
+"""The client: what a process that calls tasks has of the mesh. One link to its router, one reply socket for its slots."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import random
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from mesh import ids, locate, messages, transport
+from mesh.core.calls import Calls
+from mesh.exceptions import MeshError, RouterUnreachable, SubmitBlocked, TaskLost
+from mesh.interfaces import PendingCall, TaskState
+from mesh.messages import Buffer, Role
+from mesh.reactor import Reactor
+from mesh.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+#: How long to wait for HELLO-OK before HELLO is said again.
+HELLO_AGAIN_S: Final = 0.2
+#: How long a client that closes waits for confirms.
+FLUSH_S: Final = 10.0
+#: How long the last messages may take to leave.
+LINGER_MS: Final = 500
+
+
+class Answer:
+    """What a request over the control or inbox link waits for."""
+
+    __slots__ = ("message", "waiter")
+
+    def __init__(self) -> None:
+        self.message: Any = None
+        self.waiter: threading.Event | None = None
+
+
+class Client:
+    """1. Publishes calls. 2. Takes results. 3. Asks the router. Connected on first use; any thread may use it.
+
+    Not to be used in a forked child: make a new one there.
+    """
+
+    def __init__(self, place: locate.Place, settings: Settings, *, autostart: bool = True) -> None:
+        self._place = place
+        self._settings = settings
+        self._autostart = autostart
+        self._pid = os.getpid()
+        self._submit_lock = threading.Lock()
+        self._connect_lock = threading.Lock()
+        self._calls = Calls(b"", settings.publish_unconfirmed_max)
+        #: Connected, and not yet closed.
+        self._up = False
+        self._batching: dict[int, int] = {}
+        self._answers: dict[int, Answer] = {}
+        self._last_request = 0
+        self._to_send: list[messages.Message] = []
+        self._control: transport.Link | None = None
+        self._control_up = False
+        self._control_to_send: list[messages.Request] = []
+        self._closed = False
+        self._joined = False
+        self._refused = ""
+        self._router_pid = 0
+
+    # --- connecting ------------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        with self._connect_lock:
+            if self._up:
+                return
+            if self._closed:
+                raise MeshError("this client is closed; use the app to get a new one")
+            self._open()
+            try:
+                self._first_hello()
+            except BaseException:
+                self._release()
+                raise
+            self._reactor.start()
+            atexit.register(self.close)
+            _close_in_multiprocessing_child(self)
+            self._up = True
+
+    def _open(self) -> None:
+        if self._autostart:
+            locate.ensure_router(self._place)
+        else:
+            locate.prepare(self._place)
+        self._incarnation = random.SystemRandom().getrandbits(ids.INCARNATION_BITS)
+        self._context = transport.context()
+        self._poller = transport.Poller()
+        self._wakeup = transport.Wakeup()
+        self._processes = transport.Processes()
+        self._reactor = Reactor(self, self._wakeup)
+        self._door = transport.Door(self._context, f"ipc://{locate.reply_path(self._place.directory, self._incarnation)}")
+        for source in (self._wakeup.fileno(), self._processes.fileno(), self._door):
+            self._poller.add(source)
+        self._link = self._dial()
+
+    def _first_hello(self) -> None:
+        begun_mono_s = time.monotonic()
+        while not self._joined:
+            waited_s = time.monotonic() - begun_mono_s
+            if waited_s >= self._settings.broker_connection_timeout:
+                raise RouterUnreachable(self._place.mesh, waited_s, locate.inbox_url(self._place), self._refused)
+            self.turn(HELLO_AGAIN_S)
+
+    def _dial(self) -> transport.Link:
+        link = transport.Link(self._context, locate.inbox_url(self._place))
+        self._poller.add(link)
+        link.send(self._hello(self._calls.hello_info()))
+        self._hello_mono_s = time.monotonic()
+        return link
+
+    def _hello(self, info: dict[str, Any]) -> messages.Hello:
+        return messages.Hello(
+            messages.PROTOCOL_MAJOR, messages.PROTOCOL_MINOR, Role.CLIENT, self._place.mesh, self._incarnation, os.getpid(), info
+        )
+
+    def _rejoin(self, *, ensure: bool) -> None:
+        """Says HELLO anew, over new links, so that nothing meant for an earlier router reaches the next one."""
+        self._joined = False
+        self._poller.remove(self._link)
+        self._link.close()
+        if self._control is not None:
+            self._poller.remove(self._control)
+            self._control.close()
+            self._control, self._control_up = None, False
+        if ensure and self._autostart:
+            try:
+                locate.ensure_router(self._place)
+            except MeshError as error:
+                self._refused = str(error)
+        self._link = self._dial()
+
+    # --- Sender ----------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        name: str,
+        queue: str,
+        priority: int,
+        flags: int,
+        body: bytes,
+        frames: list[Buffer] | None,
+        options: dict[str, Any] | None,
+    ) -> PendingCall:
+        """As interfaces.Sender."""
+        if not self._up:
+            self._connect()
+        calls = self._calls
+        if calls.is_full:
+            self._wait_for_room(calls)
+        with self._submit_lock:
+            pending = calls.add(name, queue, priority, flags, body, frames, options)
+        if not self._batching or threading.get_ident() not in self._batching:
+            self._reactor.submitted()
+        return pending
+
+    def _wait_for_room(self, calls: Calls) -> None:
+        limit_s = self._settings.publish_timeout
+        calls.confirm_wanted = True
+        event = threading.Event()
+        deadline_mono_s = time.monotonic() + limit_s
+        self._reactor.wake()
+        while calls.is_full:
+            if time.monotonic() >= deadline_mono_s:
+                raise SubmitBlocked(self._settings.publish_unconfirmed_max, limit_s)
+            self._reactor.wait(lambda: not calls.is_full, lambda: event, 0.05)
+
+    @contextlib.contextmanager
+    def batch(self) -> Iterator[None]:
+        """As interfaces.Sender."""
+        self._connect()
+        me = threading.get_ident()
+        self._batching[me] = self._batching.get(me, 0) + 1
+        try:
+            yield
+        finally:
+            self._batching[me] -= 1
+            if not self._batching[me]:
+                del self._batching[me]
+            self._reactor.submitted()
+
+    # --- ResultReader ----------------------------------------------------------------------------
+
+    def wait(self, pending: PendingCall, timeout_s: float | None) -> bool:
+        """As interfaces.ResultReader."""
+        return self._reactor.wait(
+            lambda: pending.ending is not None or pending.failure is not None, lambda: _follow(pending), timeout_s
+        )
+
+    def wait_confirmed(self, pending: PendingCall, timeout_s: float | None) -> bool:
+        """As interfaces.ResultReader."""
+        self._connect()
+        self._calls.confirm_wanted = True
+        return self._reactor.wait(lambda: pending.confirmed or pending.failure is not None, lambda: _follow(pending), timeout_s)
+
+    def watch(self, task_id: bytes | str) -> PendingCall:
+        """As interfaces.ResultReader."""
+        self._connect()
+        calls = self._calls
+        with self._submit_lock:
+            pending = calls.watch(task_id)
+            if pending.task_id not in calls.open:
+                self._last_request += 1
+                self._to_send.append(messages.Ask(self._last_request, True, [task_id]))
+        self._reactor.wake()
+        return pending
+
+    def states(self, ids: Iterable[bytes | str], timeout_s: float) -> list[TaskState]:
+        """As interfaces.ResultReader. Raises RouterUnreachable where no answer comes in time."""
+        self._connect()
+        asked = list(ids)
+        states = self._ask(lambda number: self._to_send.append(messages.Ask(number, False, asked)), timeout_s)
+        known = {row[0]: TaskState(row[1], row[2], row[3]) for row in states.states}
+        return [known[one] for one in asked]
+
+    def request(
+        self, command: str, arguments: dict[str, Any], destination: list[str] | None, timeout_s: float
+    ) -> messages.Replies:
+        """As interfaces.ControlLink."""
+        self._connect()
+        patience_s = timeout_s + self._settings.broker_connection_timeout
+        replies: messages.Replies = self._ask(
+            lambda number: self._control_to_send.append(messages.Request(number, command, arguments, destination, timeout_s)), patience_s
+        )
+        return replies
+
+    def _ask(self, put: Any, timeout_s: float) -> Any:
+        with self._submit_lock:
+            self._last_request += 1
+            number = self._last_request
+            answer = self._answers[number] = Answer()
+            put(number)
+        try:
+            self._reactor.wake()
+            if not self._reactor.wait(lambda: answer.message is not None, lambda: _follow(answer), timeout_s):
+                raise RouterUnreachable(self._place.mesh, timeout_s, locate.inbox_url(self._place), "it did not answer")
+            return answer.message
+        finally:
+            self._answers.pop(number, None)
+
+    # --- the reactor's turns: only who drives comes here -----------------------------------------
+
+    def turn(self, timeout_s: float | None) -> None:
+        """As reactor.Turns."""
+        ready = {source for source, _ in self._poller.wait(self._patience(timeout_s))}
+        self._reactor.took_notice()
+        if ready:
+            if self._wakeup.fileno() in ready:
+                self._wakeup.clear()
+            if self._door.socket in ready:
+                self._receive_results()
+            if self._link.socket in ready:
+                self._receive()
+            if self._control is not None and self._control.socket in ready:
+                self._receive_control()
+            if self._processes.fileno() in ready and self._processes.ended():
+                self._rejoin(ensure=True)
+        if not self._joined:
+            if time.monotonic() >= self._hello_mono_s + HELLO_AGAIN_S:
+                self._rejoin(ensure=True)
+            return
+        self.flush()
+
+    def _patience(self, timeout_s: float | None) -> float | None:
+        now = time.monotonic()
+        due = self._hello_mono_s + HELLO_AGAIN_S if not self._joined else self._calls.next_deadline_mono_s(now)
+        if due is None:
+            return timeout_s
+        return max(0.0, due - now) if timeout_s is None else max(0.0, min(timeout_s, due - now))
+
+    def flush(self) -> None:
+        """As reactor.Turns."""
+        if not self._joined:
+            return
+        calls, link = self._calls, self._link
+        while calls.has_unsent:
+            publish, frames = calls.next_publish()
+            if publish.calls and not link.send(publish, frames):
+                calls.not_sent()
+                break
+            calls.sent()
+            received = calls.received_along()
+            if received is not None:
+                link.send(received)
+        for message in calls.look(time.monotonic()):
+            link.send(message)
+        if self._to_send:
+            waiting, self._to_send = self._to_send, []
+            for message in waiting:
+                link.send(message)
+        if self._control_to_send:
+            self._flush_control()
+
+    def _flush_control(self) -> None:
+        if self._control is None:
+            self._control = transport.Link(self._context, locate.control_url(self._place))
+            self._poller.add(self._control)
+            self._control.send(self._hello({}))
+        if self._control_up:
+            waiting, self._control_to_send = self._control_to_send, []
+            for request in waiting:
+                self._control.send(request)
+
+    def _receive_results(self) -> None:
+        for peer, message, frames in self._door.receive():
+            if type(message) is messages.Results:
+                _wake(self._calls.results(message, frames))
+            elif type(message) is messages.Hello and message.mesh == self._place.mesh and message.major == messages.PROTOCOL_MAJOR:
+                self._door.send(peer, messages.HelloOk(messages.PROTOCOL_MINOR, b"", b"", os.getpid(), {}))
+
+    def _receive(self) -> None:
+        calls = self._calls
+        for message, frames in self._link.receive():
+            kind = type(message)
+            if kind is messages.Confirm:
+                _wake(calls.confirm(message))  # type: ignore[arg-type]
+            elif kind is messages.Results:
+                _wake(calls.results(message, frames))  # type: ignore[arg-type]
+            elif kind is messages.Missing:
+                _wake(calls.missing(message))  # type: ignore[arg-type]
+            elif kind is messages.States:
+                _wake(calls.states(message))  # type: ignore[arg-type]
+                self._answered(message.request, message)  # type: ignore[union-attr]
+            elif kind is messages.HelloOk:
+                self._join(message)  # type: ignore[arg-type]
+            elif kind is messages.NeedHello:
+                self._rejoin(ensure=False)
+                return
+            elif kind is messages.HelloRefused:
+                self._on_refused(message)  # type: ignore[arg-type]
+
+    def _on_refused(self, refused: messages.HelloRefused) -> None:
+        self._refused = refused.reason
+        if refused.code == "duplicate":
+            raise MeshError(refused.reason)
+        logger.warning("the router refused this client: %s", refused.reason, extra={"action": "refused"})
+
+    def _join(self, hello_ok: messages.HelloOk) -> None:
+        if self._joined:
+            return
+        calls = self._calls
+        prefix = ids.prefix(hello_ok.owner_tag, self._incarnation)
+        if calls.prefix and calls.prefix != prefix:
+            _wake(calls.abandon(TaskLost("the mesh's directory was made anew, and its router knows none of the earlier calls. Call again.")))
+        with self._submit_lock:
+            calls.prefix = prefix
+        self._joined = True
+        self._processes.watch(hello_ok.pid)
+        question = calls.joined(hello_ok.boot)
+        if question is not None:
+            self._link.send(question)
+        asks = calls.asks()
+        if asks:
+            self._link.send(messages.Ask(0, True, asks))
+
+    def _receive_control(self) -> None:
+        assert self._control is not None
+        for message, _ in self._control.receive():
+            if type(message) is messages.Replies:
+                self._answered(message.number, message)
+            elif type(message) is messages.HelloOk:
+                self._control_up = True
+            elif type(message) is messages.NeedHello:
+                self._control.send(self._hello({}))
+
+    def _answered(self, number: int, message: messages.Message) -> None:
+        answer = self._answers.get(number)
+        if answer is not None:
+            answer.message = message
+            if answer.waiter is not None:
+                answer.waiter.set()
+
+    # --- the end ---------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Delivers what was submitted, waiting for confirms, then disconnects. Says on stderr what it could not deliver.
+
+        In a forked child it does nothing: the parent's links are the parent's.
+        """
+        with self._connect_lock:
+            was_up, self._up = self._up, False
+            if self._closed or self._pid != os.getpid():
+                return
+            self._closed = True
+        if not was_up:
+            return
+        calls = self._calls
+        atexit.unregister(self.close)
+        calls.confirm_wanted = True
+        event = threading.Event()
+        self._reactor.wake()
+        delivered = self._reactor.wait(lambda: not calls.unconfirmed, lambda: event, FLUSH_S)
+        self._reactor.close()
+        if not delivered:
+            print(
+                f"mesh: {calls.unconfirmed} calls could not be delivered: no router of mesh {self._place.mesh!r} "
+                f'confirmed them in {FLUSH_S:g} s. See "mesh status".',
+                file=sys.stderr,
+            )
+        received = calls.received_rest()
+        if received is not None:
+            self._link.send(received)
+        self._link.send(messages.Bye("the client ends"))
+        self._release()
+
+    def _release(self) -> None:
+        self._link.close(linger_ms=LINGER_MS)
+        if self._control is not None:
+            self._control.send(messages.Bye("the client ends"))
+            self._control.close(linger_ms=LINGER_MS)
+        self._door.close()
+        self._context.term()
+        self._processes.close()
+        self._wakeup.close()
+
+
+def _follow(one: PendingCall | Answer) -> threading.Event:
+    if one.waiter is None:
+        one.waiter = threading.Event()
+    waiter: threading.Event = one.waiter
+    return waiter
+
+
+def _wake(settled: list[PendingCall]) -> None:
+    for pending in settled:
+        if pending.waiter is not None:
+            pending.waiter.set()
+
+
+def _close_in_multiprocessing_child(client: Client) -> None:
+    """Children of multiprocessing leave without running `atexit`; they run its finalizers instead."""
+    process = sys.modules.get("multiprocessing.process")
+    if process is not None and process.parent_process() is not None:
+        from multiprocessing.util import Finalize
+
+        Finalize(client, client.close, exitpriority=10)

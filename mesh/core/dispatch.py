@@ -1,0 +1,316 @@
+"""Which task goes to which consumer, and what becomes of it when it ends or its holder goes.
+
+Placement (DESIGN D3, D4): an idle local slot, then an idle remote one (a peer's credit), then the window of a local slot;
+never a remote window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple
+
+from mesh.clock import Now
+from mesh.core.credit import STALE_S, WINDOW_BYTES, WINDOW_LEASES, WINDOW_US, Estimates
+from mesh.core.leases import Consumer, Kind
+from mesh.core.ready import ReadyQueue
+from mesh.core.schedule import Schedule
+from mesh.core.task import Task
+from mesh.messages import Flag
+from mesh.states import Phase
+
+
+class Grant(NamedTuple):
+    """Tasks for one consumer, leased under consecutive numbers."""
+
+    consumer: Consumer
+    first_lease: int
+    tasks: list[Task]
+
+
+class Budgets(NamedTuple):
+    """How many charged deliveries a task survives."""
+
+    crash: int
+    lost: int
+
+
+class Dispatch:
+    """1. Orders tasks. 2. Leases them. 3. Takes them back. Tells by `ended` which task is over without an outcome of a slot."""
+
+    def __init__(self, budgets: Budgets, ended: Callable[[Task, str, str], None]) -> None:
+        self._budgets = budgets
+        #: Called with (task, kind, reason) where kind is "lost" or "expired".
+        self._ended = ended
+        #: {task_id: task}. Exactly the tasks that are not DONE.
+        self.open: dict[bytes, Task] = {}
+        self.queues: dict[str, ReadyQueue] = {}
+        self.consumers: dict[bytes, Consumer] = {}
+        #: The same consumers by queue, in order of arrival.
+        self._by_queue: dict[str, list[Consumer]] = {}
+        self.schedule = Schedule()
+        self.estimates = Estimates()
+        #: Tasks in READY, all queues together.
+        self.ready_count = 0
+
+    # --- tasks in and out ------------------------------------------------------------------------
+
+    def accept(self, task: Task, now: Now) -> None:
+        """Takes a new task: into its queue, or to wait for its eta."""
+        self.open[task.task_id] = task
+        options = task.options
+        if options is None:
+            self._push(task)
+            return
+        expires = options.get("expires")
+        if expires is not None:
+            self.schedule.expire(task, expires)
+        eta = options.get("eta")
+        if eta is not None and eta > now.wall_s:
+            task.phase = Phase.WAITING
+            self.schedule.wait(task, eta)
+        else:
+            self._push(task)
+
+    def finish(self, task: Task) -> None:
+        """Takes a task out for good, wherever it is. A lease that holds it must have been closed."""
+        if task.phase is Phase.READY:
+            self.ready_count -= 1
+            task.phase = Phase.DONE
+            self._queue(task.queue).ended()
+        else:
+            task.move(Phase.DONE)
+        del self.open[task.task_id]
+
+    def outcome(self, consumer: Consumer, lease: int, task_id: bytes, now: Now, runtime_us: int) -> Task | None:
+        """Ends a lease with an outcome and its task with it; None where the consumer does not hold this task under it."""
+        task = consumer.held.get(lease)
+        if task is None or task.task_id != task_id:
+            return None
+        consumer.close(lease)
+        if consumer.kind is Kind.SLOT:
+            self.estimates.add(task.name, runtime_us)
+        consumer.busy_since_mono_s = now.mono_s
+        task.phase = Phase.DONE
+        del self.open[task.task_id]
+        return task
+
+    # --- consumers -------------------------------------------------------------------------------
+
+    def join(self, consumer: Consumer) -> None:
+        """A consumer is there."""
+        self.consumers[consumer.peer] = consumer
+        for queue in consumer.queues:
+            self._queue(queue)
+            self._by_queue.setdefault(queue, []).append(consumer)
+
+    def leave(self, peer: bytes) -> Consumer | None:
+        """A consumer that holds nothing any more goes."""
+        consumer = self.consumers.pop(peer, None)
+        if consumer is not None:
+            for queue in consumer.queues:
+                self._by_queue[queue].remove(consumer)
+        return consumer
+
+    def returned(self, consumer: Consumer, leases: list[int]) -> None:
+        """The consumer did not begin these; they go back to the front, uncharged. What it does not hold is ignored."""
+        self._requeue([task for lease in sorted(leases) if (task := consumer.close(lease)) is not None])
+
+    def recalled(self, consumer: Consumer, begun: int, upto: int) -> None:
+        """The consumer will never begin the leases in (begun, upto]; they go back to the front, uncharged."""
+        consumer.recalling = False
+        self._requeue(consumer.close_unbegun(begun, upto))
+
+    def lost(self, peer: bytes, begun: int, cause: str, *, node_lost: bool, charged: bool = True) -> None:
+        """A consumer is gone. Only the lease it had begun is charged (contract: "leased, not begun")."""
+        consumer = self.leave(peer)
+        if consumer is None:
+            return
+        task, others = consumer.close_all(begun)
+        self._requeue(others)
+        if task is not None:
+            self._begun_and_lost(task, cause, node_lost=node_lost, charged=charged)
+
+    def _begun_and_lost(self, task: Task, cause: str, *, node_lost: bool, charged: bool) -> None:
+        if charged:
+            task.charge(cause, node_lost=node_lost)
+        if task.flags & Flag.EARLY_ACK:
+            self._end(task, "lost", f"it had begun and may run at most once: {cause}")
+        elif task.crashes >= self._budgets.crash or task.losses >= self._budgets.lost:
+            self._end(task, "lost", f"{task.attempt} deliveries died: {'; '.join(task.causes or ())}")
+        else:
+            self._requeue([task])
+
+    def _end(self, task: Task, kind: str, reason: str) -> None:
+        self.finish(task)
+        self._ended(task, kind, reason)
+
+    def _requeue(self, tasks: list[Task]) -> None:
+        for task in reversed(tasks):
+            task.phase = Phase.READY
+            task.started_wall_s = 0.0
+            self._queue(task.queue).push_front(task)
+            self.ready_count += 1
+
+    # --- time ------------------------------------------------------------------------------------
+
+    def tick(self, now: Now) -> None:
+        """Readies what is due and ends what has expired before it began."""
+        for task in self.schedule.due(now.wall_s):
+            task.move(Phase.READY)
+            self._push(task)
+        for task in self.schedule.expired(now.wall_s):
+            if task.phase is not Phase.LEASED:
+                self._end(task, "expired", "it expired before it began")
+
+    def stale(self, now: Now) -> Iterator[Consumer]:
+        """Slots whose front lease has become old while others wait behind it: their rest is to be recalled."""
+        for consumer in self.consumers.values():
+            if len(consumer.held) > 1 and not consumer.recalling and self._is_stale(consumer, now):
+                consumer.recalling = True
+                yield consumer
+
+    @staticmethod
+    def _is_stale(consumer: Consumer, now: Now) -> bool:
+        return consumer.kind is Kind.SLOT and now.mono_s - consumer.busy_since_mono_s >= STALE_S
+
+    def next_deadline_mono_s(self, now: Now) -> float | None:
+        """When `tick` or `stale` has something to do."""
+        moments = [
+            consumer.busy_since_mono_s + STALE_S
+            for consumer in self.consumers.values()
+            if len(consumer.held) > 1 and not consumer.recalling and consumer.kind is Kind.SLOT
+        ]
+        wall = self.schedule.next_wall_s()
+        if wall is not None:
+            moments.append(now.mono_s + wall - now.wall_s)
+        return min(moments) if moments else None
+
+    # --- placement -------------------------------------------------------------------------------
+
+    def assign(self, now: Now) -> list[Grant]:
+        """Leases what can begin now, or soon enough."""
+        if not self.ready_count:
+            return []
+        grants: dict[bytes, Grant] = {}
+        idle_peers, open_slots = [], []
+        for consumer in self.consumers.values():
+            if consumer.kind is Kind.PEER:
+                if consumer.credit:
+                    idle_peers.append(consumer)
+            elif consumer.has_room():
+                if not consumer.held:
+                    self._grant(consumer, 1, now, grants)
+                if consumer.held and consumer.has_room() and not self._is_stale(consumer, now):
+                    open_slots.append(consumer)
+            if not self.ready_count:
+                return list(grants.values())
+        for consumer in idle_peers:
+            self._grant(consumer, consumer.credit, now, grants)
+        if open_slots and self.ready_count:
+            # An equal share each, so that the first slot does not take what the others could begin as soon.
+            share = -(-self.ready_count // len(open_slots))
+            for consumer in open_slots:
+                self._grant(consumer, share, now, grants)
+        return list(grants.values())
+
+    def _grant(self, consumer: Consumer, limit: int, now: Now, grants: dict[bytes, Grant]) -> None:
+        tasks: list[Task] = []
+        if not consumer.held:
+            consumer.busy_since_mono_s = now.mono_s
+        while len(tasks) < limit:
+            queue = self._next_queue(consumer)
+            if queue is None:
+                break
+            task = queue.top()
+            assert task is not None
+            expected_us, body_bytes = self.estimates.expected_us(task.name), task.body_bytes
+            if consumer.kind is Kind.SLOT and consumer.held and not _fits(consumer, expected_us, body_bytes):
+                break
+            queue.pop()
+            self.ready_count -= 1
+            task.phase = Phase.LEASED
+            consumer.grant(task, expected_us, body_bytes)
+            tasks.append(task)
+        if consumer.kind is Kind.PEER:
+            consumer.credit -= len(tasks)
+        if not tasks:
+            return
+        earlier = grants.get(consumer.peer)
+        if earlier is not None:
+            earlier.tasks.extend(tasks)
+        else:
+            grants[consumer.peer] = Grant(consumer, consumer.last_lease - len(tasks) + 1, tasks)
+
+    def _next_queue(self, consumer: Consumer) -> ReadyQueue | None:
+        """The queue with the highest priority on top; equals take turns."""
+        if len(consumer.queues) == 1:
+            queue = self.queues[consumer.queues[0]]
+            return queue if queue.top() is not None else None
+        best: ReadyQueue | None = None
+        best_priority, turn = -1, 0
+        names = consumer.queues
+        for step in range(len(names)):
+            queue = self.queues[names[(consumer.turn + step) % len(names)]]
+            top = queue.top()
+            if top is not None and top.priority > best_priority:
+                best, best_priority, turn = queue, top.priority, consumer.turn + step + 1
+        if best is not None:
+            consumer.turn = turn % len(names)
+        return best
+
+    def _push(self, task: Task) -> None:
+        self._queue(task.queue).push(task)
+        self.ready_count += 1
+
+    def _queue(self, name: str) -> ReadyQueue:
+        queue = self.queues.get(name)
+        if queue is None:
+            queue = self.queues[name] = ReadyQueue(name)
+        return queue
+
+    def forget_empty_queues(self) -> None:
+        """Drops queues that nobody consumes and that hold nothing, so that names can't pile up."""
+        for name in [name for name, queue in self.queues.items() if not queue.depth and not self._by_queue.get(name)]:
+            del self.queues[name]
+            self._by_queue.pop(name, None)
+
+    def consumers_of(self, queue: str) -> list[Consumer]:
+        """Who consumes a queue."""
+        return self._by_queue.get(queue, [])
+
+    def check(self) -> None:
+        """Raises AssertionError where a task is in two places or in none, or a consumer holds more than it may."""
+        leased: dict[bytes, Any] = {}
+        for consumer in self.consumers.values():
+            consumer.check()
+            for task in consumer.held.values():
+                assert task.task_id not in leased, "leased twice"
+                leased[task.task_id] = task
+            assert consumer.kind is Kind.PEER or len(consumer.held) <= 1 or consumer.held_us <= WINDOW_US + _widest(consumer)
+        for queue in self.queues.values():
+            queue.check()
+        self.schedule.check()
+        self.estimates.check()
+        by_phase: dict[Phase, int] = dict.fromkeys(Phase, 0)
+        for task in self.open.values():
+            by_phase[task.phase] += 1
+            assert (task.phase is Phase.LEASED) == (task.task_id in leased)
+        assert by_phase[Phase.DONE] == 0
+        assert by_phase[Phase.READY] == self.ready_count == sum(queue.depth for queue in self.queues.values())
+        assert by_phase[Phase.WAITING] == len(self.schedule)
+
+
+def _fits(consumer: Consumer, expected_us: int, body_bytes: int) -> bool:
+    return (
+        consumer.held_us + expected_us <= WINDOW_US
+        and consumer.held_bytes + body_bytes <= WINDOW_BYTES
+        and len(consumer.held) < WINDOW_LEASES
+    )
+
+
+def _widest(consumer: Consumer) -> int:
+    return max(task.expected_us for task in consumer.held.values())
+
+
+#: How often empty queues are looked for, in accepted batches.
+FORGET_EVERY: Final = 4096

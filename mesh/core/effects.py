@@ -1,0 +1,39 @@
+"""What a machine wants done. The shell does them in order; one per batch and destination."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from mesh.messages import Buffer, Message
+
+
+class Send(NamedTuple):
+    """A message over the inbox link (of a slot or the client: to the router)."""
+
+    peer: bytes
+    message: Message
+    frames: tuple[Buffer, ...] = ()
+
+
+class SendControl(NamedTuple):
+    """A message over the control link."""
+
+    peer: bytes
+    message: Message
+
+
+class Persist(NamedTuple):
+    """What the journal must hold. The shell answers `committed(number, durability)` when it does."""
+
+    number: int
+    published: tuple[tuple[bytes, list[list[object]]], ...]  #: (client prefix, Call records)
+    ended: tuple[bytes, ...]  #: ids of tasks that need no recovery any more
+
+
+class WatchProcess(NamedTuple):
+    """Tell `process_ended(pid)` when this process dies."""
+
+    pid: int
+
+
+Effect = Send | SendControl | Persist | WatchProcess

@@ -1,0 +1,121 @@
+"""What the owner answers when it is asked: where a task is, which outcomes belong to some sequences, how the router stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from mesh.core.callers import Caller
+from mesh.ids import PREFIX_BYTES, sequence_of, stamp
+from mesh.messages import Ranges, Reply
+from mesh.states import PENDING, STARTED, STATE_OF_STATUS, Phase, Status
+
+if TYPE_CHECKING:
+    from mesh.core.owner import Owner
+
+#: Bodies up to this size go along with `inspect`, so that arguments can be shown.
+SHOWN_BODY_BYTES = 4096
+
+
+def ids_in(caller: Caller, ranges: Ranges, limit: int) -> Iterator[bytes]:
+    """The ids of a caller's sequences, at most `limit` of them."""
+    for first, last in ranges:
+        for sequence in range(first, min(last, first + limit - 1) + 1):
+            yield stamp(caller.prefix, sequence)
+        limit -= last - first + 1
+        if limit <= 0:
+            return
+
+
+def state_of(owner: Owner, asked: bytes | str) -> list[Any]:
+    """One record of a States message."""
+    task_id = owner.custom.get(asked) if isinstance(asked, str) else asked
+    if task_id is None:
+        return [asked, None, PENDING, None]
+    stored = owner.outcomes.get(task_id)
+    if stored is not None:
+        return [asked, task_id, STATE_OF_STATUS[Status(stored.status)], {"known": True}]
+    task = owner.dispatch.open.get(task_id)
+    if task is not None:
+        state = STARTED if task.started_wall_s else PENDING
+        info = {"known": True, "queue": task.queue, "phase": task.phase.name, "started": task.started_wall_s or None}
+        return [asked, task_id, state, info]
+    caller = owner.callers.get(task_id[:PREFIX_BYTES])
+    if caller is not None and sequence_of(task_id) in caller.seen:
+        return [asked, task_id, PENDING, {"known": True, "gone": True}]
+    return [asked, task_id, PENDING, None]
+
+
+def status(owner: Owner, uptime_s: float) -> dict[str, Any]:
+    """The values of a reply to `status`."""
+    me, dispatch = owner.identity, owner.dispatch
+    phases = dict.fromkeys(("ready", "waiting", "leased"), 0)
+    phases["ready"] = dispatch.ready_count
+    phases["waiting"] = len(dispatch.schedule)
+    phases["leased"] = len(dispatch.open) - phases["ready"] - phases["waiting"]
+    router = {
+        "pid": me.pid,
+        "boot": me.boot.hex(),
+        "mesh": me.mesh,
+        "directory": me.directory,
+        "version": me.version,
+        "uptime_s": uptime_s,
+        "clients": owner.connected_clients,
+        "tasks": phases,
+        "outcomes": {"count": len(owner.outcomes), "bytes": owner.outcomes.stored_bytes},
+    }
+    return {"router": router, "nodes": _nodes(owner), "queues": _queues(owner)}
+
+
+def _nodes(owner: Owner) -> list[dict[str, Any]]:
+    nodes = []
+    for node in owner.membership.nodes.values():
+        slots = [one for one in owner.dispatch.consumers.values() if one.node == node.name]
+        nodes.append(
+            {
+                "name": node.name,
+                "pid": node.pid,
+                "template_pid": node.info.get("template_pid"),
+                "queues": node.info.get("queues"),
+                "concurrency": node.info.get("concurrency"),
+                "slots": [
+                    {"index": one.index, "pid": one.pid, "state": "busy" if one.held else "idle", "leases": len(one.held)}
+                    for one in sorted(slots, key=lambda one: one.index)
+                ],
+            }
+        )
+    return nodes
+
+
+def _queues(owner: Owner) -> list[dict[str, Any]]:
+    waiting = owner.dispatch.schedule.waiting_by_queue()
+    names = sorted(owner.dispatch.queues.keys() | waiting.keys())
+    queues = []
+    for name in names:
+        queue = owner.dispatch.queues.get(name)
+        depth = queue.depth if queue is not None else 0
+        queues.append(
+            {"name": name, "depth": depth, "waiting": waiting.get(name, 0), "consumers": len(owner.dispatch.consumers_of(name))}
+        )
+    return queues
+
+
+def add_what_the_owner_knows(owner: Owner, reply: Reply) -> None:
+    """Completes a node's list of running tasks with what only the owner has: queue, priority, flags, custom id and body."""
+    if not (reply.ok and type(reply.value) is list):
+        return
+    for row in reply.value:
+        task_id = row.get("id") if type(row) is dict else None
+        task = owner.dispatch.open.get(task_id) if type(task_id) is bytes else None
+        if task is None or task.phase is not Phase.LEASED:
+            continue
+        shown = task.body if len(task.body) <= SHOWN_BODY_BYTES and not task.frames else None
+        row.update(
+            custom_id=task.custom_id,
+            name=task.name,
+            queue=task.queue,
+            priority=task.priority,
+            flags=int(task.flags),
+            body=shown,
+            redelivered=task.attempt > 0,
+        )

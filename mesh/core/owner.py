@@ -1,0 +1,606 @@
+"""The router's mind: takes what came in, tells what is to be done. It joins dispatch, callers, outcomes and membership.
+
+`handle(batch, now)` is total: messages of strangers, of the wrong kind or about unknown things change nothing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from sys import intern
+from typing import Any, Final, NamedTuple
+
+from mesh import messages as m
+from mesh.clock import Now
+from mesh.core import inquiry
+from mesh.core.callers import CONFIRM_DELAY_S, Caller
+from mesh.core.dispatch import FORGET_EVERY, Budgets, Dispatch, Grant
+from mesh.core.effects import Effect, Persist, Send, SendControl, WatchProcess
+from mesh.core.leases import Consumer, Kind
+from mesh.core.membership import Membership, Node
+from mesh.core.outcomes import OutcomeStore, Stored
+from mesh.core.task import Task
+from mesh.exceptions import MeshError, TaskRevokedError, WorkerLostError
+from mesh.ids import OWNER_TAG_BYTES, PREFIX_BYTES, prefix, sequence_of, stamp
+from mesh.messages import Buffer, Durability, Flag
+from mesh.states import Phase, Status
+
+#: How long a receipt may wait for tasks that take it along.
+RECEIPT_DELAY_S: Final = 0.02
+#: Client incarnations remembered after they went; beyond it those longest gone are forgotten.
+MAX_CALLERS: Final = 100_000
+#: Sequences looked at for one Reconcile or Received.
+MAX_SEQUENCES: Final = 1 << 20
+#: Ids watched for at once by processes that did not make the call.
+MAX_WATCHED: Final = 1_000_000
+
+
+class Arrival(NamedTuple):
+    """One message as it came in."""
+
+    control: bool  #: over the control link, not the inbox
+    peer: bytes  #: routing id on that link
+    message: m.Message
+    frames: tuple[Buffer, ...] = ()
+
+
+class Identity(NamedTuple):
+    """What the router is."""
+
+    mesh: str
+    directory: str
+    owner_tag: bytes
+    boot: bytes
+    pid: int
+    version: str
+
+
+class Limits(NamedTuple):
+    """Bounds and budgets, from the settings."""
+
+    tasks_max: int
+    result_expires_s: float | None
+    results_max_bytes: int
+    budgets: Budgets
+
+
+class Owner:
+    """1. Accepts calls and answers for them. 2. Has them run. 3. Keeps and hands out their outcomes. 4. Knows who is there."""
+
+    def __init__(self, identity: Identity, limits: Limits, encode_failure: Callable[[MeshError], bytes]) -> None:
+        self.identity = identity
+        self.limits = limits
+        self._encode_failure = encode_failure
+        self.dispatch = Dispatch(limits.budgets, self._ended_without_slot)
+        self.outcomes = OutcomeStore(limits.result_expires_s, limits.results_max_bytes)
+        self.membership = Membership()
+        #: {id prefix: caller}; connected or not, longest known first.
+        self.callers: dict[bytes, Caller] = {}
+        self._caller_of: dict[bytes, Caller] = {}
+        #: {custom id: task id}
+        self.custom: dict[str, bytes] = {}
+        #: {task id: peers that asked to be told}
+        self.watchers: dict[bytes | str, set[bytes]] = {}
+        #: (Persist number, caller, [first, last]) that the journal has yet to hold.
+        self._uncommitted: deque[tuple[int, Caller, int, int]] = deque()
+        self._persist_number = 0
+        #: Slot processes that died while their node lives: {pid: last lease begun}. Their node tells the cause.
+        self._dead_slots: dict[int, int] = {}
+        self._control_clients: set[bytes] = set()
+        #: {node name: path of its slot page}; outlives the node, for the slots that outlive it.
+        self._pages: dict[str, str] = {}
+        #: Ids with an outcome whose call this router has never seen.
+        self._orphans: set[bytes] = set()
+        self._durability = Durability.NONE
+        self._receipt_due_mono_s: float | None = None
+        self._started_mono_s: float | None = None
+        self.draining = False
+        self._now = Now(0.0, 0.0)
+        self._reset_batch()
+        self._on: Final[dict[tuple[bool, type[Any]], Callable[[bytes, Any, tuple[Buffer, ...]], None]]] = {
+            (False, m.Publish): self._publish,
+            (False, m.Outcomes): self._take_outcomes,
+            (False, m.Received): self._received,
+            (False, m.Returned): self._returned,
+            (False, m.Started): self._started,
+            (False, m.Hello): self._hello,
+            (False, m.Reconcile): self._reconcile,
+            (False, m.Ask): self._ask,
+            (False, m.Bye): self._bye,
+            (True, m.Hello): self._control_hello,
+            (True, m.Request): self._request,
+            (True, m.Reply): self._reply,
+            (True, m.Recalled): self._recalled,
+            (True, m.SlotLost): self._slot_lost,
+            (True, m.Quiet): self._quiet,
+            (True, m.Bye): self._control_bye,
+        }
+
+    def _reset_batch(self) -> None:
+        self._published: list[tuple[bytes, list[list[Any]]]] = []
+        self._ended_ids: list[bytes] = []
+        #: {peer: (Result records, frames)} to be sent at the end of the batch.
+        self._results: dict[bytes, tuple[list[list[Any]], list[Buffer]]] = {}
+        self._effects: list[Effect] = []
+
+    # --- the shell's calls -----------------------------------------------------------------------
+
+    def handle(self, batch: Iterable[Arrival], now: Now) -> list[Effect]:
+        """Takes everything that arrived together and tells what is to be done."""
+        self._now = now
+        if self._started_mono_s is None:
+            self._started_mono_s = now.mono_s
+        for control, peer, message, frames in batch:
+            handler = self._on.get((control, type(message)))
+            if handler is not None:
+                handler(peer, message, frames)
+        return self._flush()
+
+    def committed(self, number: int, durability: Durability, now: Now) -> list[Effect]:
+        """The journal holds everything up to this Persist number, at this level."""
+        self._now = now
+        pending = self._uncommitted
+        while pending and pending[0][0] <= number:
+            _, caller, first, last = pending.popleft()
+            caller.unconfirmed.add_range(first, last)
+        self._durability = durability
+        return self._confirms()
+
+    def process_ended(self, pid: int, begun: int, now: Now) -> list[Effect]:
+        """A watched process is gone; of a slot, `begun` is the last lease its page says it began."""
+        self._now = now
+        node = self.membership.by_pid(pid)
+        if node is not None:
+            self._node_gone(node, "its process died")
+        for caller in [one for one in self._caller_of.values() if one.pid == pid]:
+            self._disconnect(caller)
+        for consumer in [one for one in self.dispatch.consumers.values() if one.pid == pid]:
+            consumer.quiet = True
+            if consumer.node in self.membership.nodes:
+                self._dead_slots[pid] = begun
+            else:
+                self.dispatch.lost(consumer.peer, begun, f"node {consumer.node} was lost", node_lost=True)
+        return self._flush()
+
+    def unreachable(self, peer: bytes, now: Now) -> list[Effect]:
+        """A message on the control link could not be handed over."""
+        self._now = now
+        self._effects += self.membership.unreachable(peer)
+        return self._flush()
+
+    def slot_of_pid(self, pid: int) -> tuple[str, int] | None:
+        """The slot page and index of a slot process, for `process_ended`; None for any other process."""
+        consumer = next((one for one in self.dispatch.consumers.values() if one.pid == pid), None)
+        return None if consumer is None else (self._pages.get(consumer.node, ""), consumer.index)
+
+    def next_deadline_mono_s(self) -> float | None:
+        """When `handle([], now)` has something to do."""
+        moments = [
+            self.dispatch.next_deadline_mono_s(self._now),
+            self.membership.next_deadline_mono_s(),
+            self.outcomes.next_expiry_mono_s(),
+            self._receipt_due_mono_s,
+            *(caller.confirm_due_mono_s for caller in self._caller_of.values()),
+        ]
+        return min((moment for moment in moments if moment is not None), default=None)
+
+    @property
+    def connected_clients(self) -> int:
+        """How many clients have a link."""
+        return len(self._caller_of)
+
+    def is_idle(self) -> bool:
+        """Nobody is connected and nothing is to be done."""
+        return not (self.dispatch.open or self.dispatch.consumers or self._caller_of or self.membership.nodes)
+
+    # --- links -----------------------------------------------------------------------------------
+
+    def _hello(self, peer: bytes, hello: m.Hello, frames: tuple[Buffer, ...]) -> None:
+        if self._refuses(peer, hello, control=False):
+            return
+        if hello.role == m.Role.SLOT:
+            self._slot_hello(peer, hello)
+        else:
+            self._client_hello(peer, hello)
+
+    def _refuses(self, peer: bytes, hello: m.Hello, *, control: bool) -> bool:
+        code, reason = "", ""
+        if hello.major != m.PROTOCOL_MAJOR:
+            code, reason = "version", f"this router speaks protocol {m.PROTOCOL_MAJOR}, not {hello.major}; install one mesh-tasks release"
+        elif hello.mesh != self.identity.mesh:
+            code, reason = "mesh", f"this is the router of mesh {self.identity.mesh!r}, not of {hello.mesh!r}"
+        elif self.draining:
+            code, reason = "draining", "this router is about to exit; try again"
+        if code:
+            refusal = m.HelloRefused(m.PROTOCOL_MAJOR, code, reason)
+            self._effects.append(SendControl(peer, refusal) if control else Send(peer, refusal))
+        return bool(code)
+
+    def _hello_ok(self) -> m.HelloOk:
+        me = self.identity
+        return m.HelloOk(m.PROTOCOL_MINOR, me.boot, me.owner_tag, me.pid, {"version": me.version, "directory": me.directory})
+
+    def _client_hello(self, peer: bytes, hello: m.Hello) -> None:
+        key = prefix(self.identity.owner_tag, hello.incarnation & ((1 << 34) - 1))
+        caller = self.callers.get(key)
+        if caller is not None and caller.peer is not None and caller.pid != hello.pid:
+            self._effects.append(Send(peer, m.HelloRefused(m.PROTOCOL_MAJOR, "duplicate", "another client bears this incarnation")))
+            return
+        if caller is None:
+            caller = self.callers[key] = Caller(key, hello.pid)
+            self._forget_callers()
+        elif caller.peer is not None:
+            self._caller_of.pop(caller.peer, None)
+        floor = hello.info.get("ended_upto", 0)
+        if type(floor) is int and 0 < floor < 1 << 40:
+            caller.seen.add_range(1, floor)
+        caller.peer = peer
+        caller.last_seen_mono_s = self._now.mono_s
+        self._caller_of[peer] = caller
+        self._effects += [WatchProcess(hello.pid), Send(peer, self._hello_ok())]
+
+    def _slot_hello(self, peer: bytes, hello: m.Hello) -> None:
+        info = hello.info
+        node, index, queues, last = info.get("node"), info.get("index"), info.get("queues"), info.get("last_lease")
+        if not (type(node) is str and type(index) is int and type(last) is int and type(queues) is list and queues):
+            return
+        if not all(type(queue) is str for queue in queues):
+            return
+        if peer not in self.dispatch.consumers:
+            names = tuple(dict.fromkeys(intern(queue) for queue in queues))
+            self.dispatch.join(Consumer(peer, Kind.SLOT, names, node=intern(node), index=index, pid=hello.pid, last_lease=last))
+        self._effects += [WatchProcess(hello.pid), Send(peer, self._hello_ok())]
+
+    def _control_hello(self, peer: bytes, hello: m.Hello, frames: tuple[Buffer, ...]) -> None:
+        if self._refuses(peer, hello, control=True):
+            return
+        if hello.role == m.Role.NODE:
+            name = hello.info.get("name")
+            if type(name) is not str:
+                return
+            other = self.membership.join(Node(name, peer, hello.pid, hello.info))
+            if other is not None:
+                reason = f"node {name!r} is running already, with pid {other.pid}; give this one another name with -n"
+                self._effects.append(SendControl(peer, m.HelloRefused(m.PROTOCOL_MAJOR, "duplicate", reason)))
+                return
+            page = hello.info.get("page")
+            self._pages[name] = page if type(page) is str else ""
+            self._effects.append(WatchProcess(hello.pid))
+        else:
+            self._control_clients.add(peer)
+        self._effects.append(SendControl(peer, self._hello_ok()))
+
+    def _bye(self, peer: bytes, bye: m.Bye, frames: tuple[Buffer, ...]) -> None:
+        caller = self._caller_of.get(peer)
+        if caller is not None:
+            self._disconnect(caller)
+        consumer = self.dispatch.consumers.get(peer)
+        if consumer is not None:
+            self.dispatch.lost(peer, 0, "the slot left", node_lost=False, charged=False)
+
+    def _control_bye(self, peer: bytes, bye: m.Bye, frames: tuple[Buffer, ...]) -> None:
+        self._control_clients.discard(peer)
+        node = self.membership.by_peer(peer)
+        if node is not None:
+            self._node_gone(node, "it left")
+
+    def _disconnect(self, caller: Caller) -> None:
+        if caller.peer is not None:
+            self._caller_of.pop(caller.peer, None)
+            for task_id in [one for one, peers in self.watchers.items() if caller.peer in peers]:
+                self.watchers[task_id].discard(caller.peer)
+                if not self.watchers[task_id]:
+                    del self.watchers[task_id]
+        caller.peer = None
+        caller.last_seen_mono_s = self._now.mono_s
+
+    def _forget_callers(self) -> None:
+        if len(self.callers) <= MAX_CALLERS:
+            return
+        gone = sorted((one for one in self.callers.values() if one.peer is None), key=lambda one: one.last_seen_mono_s)
+        for caller in gone[: MAX_CALLERS // 10]:
+            del self.callers[caller.prefix]
+
+    def _need_hello(self, peer: bytes) -> None:
+        self._effects.append(Send(peer, m.NeedHello(self.identity.boot)))
+
+    # --- calls -----------------------------------------------------------------------------------
+
+    def _publish(self, peer: bytes, publish: m.Publish, frames: tuple[Buffer, ...]) -> None:
+        caller = self._caller_of.get(peer)
+        if caller is None:
+            self._need_hello(peer)
+            return
+        calls = publish.calls
+        if not calls:
+            return
+        key, seen, accept, now = caller.prefix, caller.seen, self.dispatch.accept, self._now
+        at = 0
+        for sequence, name, queue, priority, flags, body, n_frames, options in calls:
+            own: tuple[Buffer, ...] = ()
+            if n_frames:
+                own = frames[at : at + n_frames]
+                at += n_frames
+            if not seen.add(sequence):
+                continue
+            task_id = stamp(key, sequence)
+            if options is not None and not self._options_allowed(caller, sequence, task_id, options):
+                continue
+            if len(self.dispatch.open) >= self.limits.tasks_max:
+                self._refuse(caller, sequence, f"it holds {self.limits.tasks_max} tasks already; start more nodes, or raise queue_max_tasks")
+                continue
+            if self._orphans and task_id in self._orphans:
+                self._orphans.discard(task_id)
+                self._hand_out(peer, task_id)
+                continue
+            accept(Task(task_id, intern(name), intern(queue), priority, flags, body, own, options), now)
+        self._published.append((key, calls))
+        first, last = calls[0][0], calls[-1][0]
+        if last - first == len(calls) - 1:
+            self._uncommitted.append((self._persist_number + 1, caller, first, last))
+        else:
+            self._uncommitted += [(self._persist_number + 1, caller, call[0], call[0]) for call in calls]
+        caller.confirm_by(now.mono_s if publish.confirm_now else now.mono_s + CONFIRM_DELAY_S)
+
+    def _options_allowed(self, caller: Caller, sequence: int, task_id: bytes, options: dict[str, Any]) -> bool:
+        custom = options.get("id")
+        if custom is None:
+            return True
+        if custom in self.custom:
+            self._refuse(caller, sequence, f"task_id {custom!r} is taken; give another, or none")
+            return False
+        self.custom[custom] = task_id
+        return True
+
+    def _refuse(self, caller: Caller, sequence: int, reason: str) -> None:
+        caller.refused.append([sequence, reason])
+        caller.confirm_by(self._now.mono_s)
+
+    def _received(self, peer: bytes, received: m.Received, frames: tuple[Buffer, ...]) -> None:
+        caller = self._caller_of.get(peer)
+        if caller is None:
+            self._need_hello(peer)
+            return
+        for task_id in inquiry.ids_in(caller, received.sequences, MAX_SEQUENCES):
+            self.outcomes.received(task_id)
+
+    def _reconcile(self, peer: bytes, reconcile: m.Reconcile, frames: tuple[Buffer, ...]) -> None:
+        caller = self._caller_of.get(peer)
+        if caller is None:
+            self._need_hello(peer)
+            return
+        missing = caller.seen.missing_from(reconcile.outstanding)
+        if missing:
+            self._effects.append(Send(peer, m.Missing(missing)))
+        for task_id in inquiry.ids_in(caller, reconcile.outstanding, MAX_SEQUENCES):
+            self._hand_out(peer, task_id)
+
+    def _ask(self, peer: bytes, ask: m.Ask, frames: tuple[Buffer, ...]) -> None:
+        if peer not in self._caller_of:
+            self._need_hello(peer)
+            return
+        states = []
+        for asked in ask.ids:
+            state = inquiry.state_of(self, asked)
+            states.append(state)
+            task_id = state[1]
+            if not ask.watch:
+                continue
+            if task_id is not None and task_id in self.outcomes:
+                self._hand_out(peer, task_id)
+            elif len(self.watchers) < MAX_WATCHED:
+                self.watchers.setdefault(task_id or asked, set()).add(peer)
+        self._effects.append(Send(peer, m.States(ask.request, states)))
+
+    # --- outcomes --------------------------------------------------------------------------------
+
+    def _take_outcomes(self, peer: bytes, outcomes: m.Outcomes, frames: tuple[Buffer, ...]) -> None:
+        consumer = self.dispatch.consumers.get(peer)
+        if consumer is None:
+            self._need_hello(peer)
+            return
+        dispatch, now, at = self.dispatch, self._now, 0
+        for lease, task_id, status, runtime_us, body, n_frames, delivered in outcomes.outcomes:
+            own: tuple[Buffer, ...] = ()
+            if n_frames:
+                own = frames[at : at + n_frames]
+                at += n_frames
+            task = dispatch.outcome(consumer, lease, task_id, now, runtime_us)
+            if task is None and not self._late(task_id):
+                continue
+            if task is not None and task.flags & Flag.IGNORE_RESULT:
+                self._ended_ids.append(task_id)
+                continue
+            self._store(task_id, Stored(status, body, own, now.mono_s), delivered=delivered)
+        consumer.receipt = consumer.stored_upto()
+        if self._receipt_due_mono_s is None:
+            self._receipt_due_mono_s = now.mono_s + RECEIPT_DELAY_S
+
+    def _late(self, task_id: bytes) -> bool:
+        """Whether an outcome that belongs to no lease counts: the first one of a task does, of an earlier attempt or router too."""
+        if task_id in self.outcomes:
+            return False
+        task = self.dispatch.open.get(task_id)
+        if task is not None:
+            if task.phase is not Phase.LEASED:
+                self.dispatch.finish(task)
+            return True
+        caller = self.callers.get(task_id[:PREFIX_BYTES])
+        if caller is not None and sequence_of(task_id) in caller.seen:
+            return False
+        if task_id[:OWNER_TAG_BYTES] != self.identity.owner_tag:
+            return False
+        # This router has not seen the call: an earlier one confirmed it, and its caller may send it once more.
+        self._orphans.add(task_id)
+        return True
+
+    def _store(self, task_id: bytes, stored: Stored, *, delivered: bool) -> None:
+        self.outcomes.put(task_id, stored)
+        self._ended_ids.append(task_id)
+        if not delivered:
+            caller = self.callers.get(task_id[:PREFIX_BYTES])
+            if caller is not None and caller.peer is not None:
+                self._add_result(caller.peer, task_id, stored)
+        if self.watchers:
+            for peer in self.watchers.pop(task_id, ()):
+                self._add_result(peer, task_id, stored)
+
+    def _hand_out(self, peer: bytes, task_id: bytes) -> None:
+        stored = self.outcomes.get(task_id)
+        if stored is not None:
+            self._add_result(peer, task_id, stored)
+
+    def _add_result(self, peer: bytes, task_id: bytes, stored: Stored) -> None:
+        records, frames = self._results.setdefault(peer, ([], []))
+        records.append([task_id, stored.status, stored.body, len(stored.frames)])
+        frames.extend(stored.frames)
+
+    def _ended_without_slot(self, task: Task, kind: str, reason: str) -> None:
+        if kind == "expired":
+            status: int = Status.REVOKED
+            error: MeshError = TaskRevokedError(f"task {task.name} was not run: {reason}")
+        else:
+            status, error = Status.FAILURE, WorkerLostError(f"task {task.name} was given up: {reason}")
+        stored = Stored(status, self._encode_failure(error), (), self._now.mono_s)
+        self._store(task.task_id, stored, delivered=False)
+
+    # --- slots and nodes -------------------------------------------------------------------------
+
+    def _returned(self, peer: bytes, returned: m.Returned, frames: tuple[Buffer, ...]) -> None:
+        consumer = self.dispatch.consumers.get(peer)
+        if consumer is not None:
+            self.dispatch.returned(consumer, returned.leases)
+
+    def _started(self, peer: bytes, started: m.Started, frames: tuple[Buffer, ...]) -> None:
+        consumer = self.dispatch.consumers.get(peer)
+        task = consumer.held.get(started.lease) if consumer is not None else None
+        if task is not None:
+            task.started_wall_s = started.wall_s
+
+    def _slot(self, peer: bytes, index: int, pid: int) -> Consumer | None:
+        node = self.membership.by_peer(peer)
+        if node is None:
+            return None
+        for consumer in self.dispatch.consumers.values():
+            if consumer.node == node.name and consumer.index == index and consumer.pid == pid:
+                return consumer
+        return None
+
+    def _recalled(self, peer: bytes, recalled: m.Recalled, frames: tuple[Buffer, ...]) -> None:
+        consumer = self._slot(peer, recalled.slot, recalled.slot_pid)
+        if consumer is not None:
+            self.dispatch.recalled(consumer, recalled.begun, recalled.upto)
+
+    def _slot_lost(self, peer: bytes, lost: m.SlotLost, frames: tuple[Buffer, ...]) -> None:
+        consumer = self._slot(peer, lost.slot, lost.slot_pid)
+        self._dead_slots.pop(lost.slot_pid, None)
+        if consumer is not None:
+            self.dispatch.lost(consumer.peer, lost.begun, lost.cause, node_lost=False, charged=lost.charged)
+
+    def _quiet(self, peer: bytes, quiet: m.Quiet, frames: tuple[Buffer, ...]) -> None:
+        node = self.membership.by_peer(peer)
+        if node is None:
+            return
+        for consumer in self.dispatch.consumers.values():
+            if consumer.node == node.name:
+                consumer.quiet = True
+
+    def _node_gone(self, node: Node, reason: str) -> None:
+        self._effects += self.membership.leave(node.name, reason)
+        for consumer in [one for one in self.dispatch.consumers.values() if one.node == node.name]:
+            consumer.quiet = True
+            begun = self._dead_slots.pop(consumer.pid, None)
+            if begun is not None:
+                self.dispatch.lost(consumer.peer, begun, f"node {node.name} was lost", node_lost=True)
+
+    # --- control ---------------------------------------------------------------------------------
+
+    def _request(self, peer: bytes, request: m.Request, frames: tuple[Buffer, ...]) -> None:
+        if peer not in self._control_clients:
+            self._effects.append(SendControl(peer, m.NeedHello(self.identity.boot)))
+            return
+        if request.command == "status":
+            uptime_s = self._now.mono_s - (self._started_mono_s or self._now.mono_s)
+            self._effects.append(SendControl(peer, m.Replies(request.number, inquiry.status(self, uptime_s), {})))
+            return
+        self._effects += self.membership.request(peer, request, self._now.mono_s)
+
+    def _reply(self, peer: bytes, reply: m.Reply, frames: tuple[Buffer, ...]) -> None:
+        inquiry.add_what_the_owner_knows(self, reply)
+        self._effects += self.membership.reply(peer, reply)
+
+    # --- the end of a batch ----------------------------------------------------------------------
+
+    def _flush(self) -> list[Effect]:
+        now = self._now
+        self.dispatch.tick(now)
+        for grant in self.dispatch.assign(now):
+            self._send_tasks(grant)
+        for consumer in self.dispatch.stale(now):
+            node = self.membership.nodes.get(consumer.node)
+            if node is None:
+                consumer.recalling = False
+                consumer.busy_since_mono_s = now.mono_s
+            else:
+                self._effects.append(SendControl(node.peer, m.Recall(consumer.index, consumer.last_lease)))
+        for peer, (records, frames) in self._results.items():
+            self._effects.append(Send(peer, m.Results(records), tuple(frames)))
+        if self._published or self._ended_ids:
+            self._persist_number += 1
+            self._effects.append(Persist(self._persist_number, tuple(self._published), tuple(self._ended_ids)))
+            if self._persist_number % FORGET_EVERY == 0:
+                self._sweep()
+        self._effects += self._receipts()
+        self._effects += self._confirms()
+        self._effects += self.membership.tick(now.mono_s)
+        self.outcomes.expire(now.mono_s)
+        effects = self._effects
+        self._reset_batch()
+        return effects
+
+    def _send_tasks(self, grant: Grant) -> None:
+        consumer = grant.consumer
+        records = [
+            [task.task_id, task.name, task.attempt, task.flags, task.body, len(task.frames), task.options] for task in grant.tasks
+        ]
+        frames = tuple(frame for task in grant.tasks if task.frames for frame in task.frames)
+        receipt, consumer.receipt = consumer.receipt or 0, None
+        self._effects.append(Send(consumer.peer, m.Tasks(grant.first_lease, receipt, records), frames))
+
+    def _receipts(self) -> list[Effect]:
+        if self._receipt_due_mono_s is None or self._now.mono_s < self._receipt_due_mono_s:
+            return []
+        self._receipt_due_mono_s = None
+        effects: list[Effect] = []
+        for consumer in self.dispatch.consumers.values():
+            if consumer.receipt is not None:
+                effects.append(Send(consumer.peer, m.Receipt(consumer.receipt)))
+                consumer.receipt = None
+        return effects
+
+    def _confirms(self) -> list[Effect]:
+        effects: list[Effect] = []
+        for peer, caller in self._caller_of.items():
+            due = caller.confirm_due_mono_s
+            if due is not None and due <= self._now.mono_s and (caller.unconfirmed or caller.refused):
+                effects.append(Send(peer, caller.take_confirm(self._durability)))
+        return effects
+
+    def _sweep(self) -> None:
+        self.dispatch.forget_empty_queues()
+        open_, outcomes = self.dispatch.open, self.outcomes
+        self.custom = {custom: task_id for custom, task_id in self.custom.items() if task_id in open_ or task_id in outcomes}
+        self._orphans = {task_id for task_id in self._orphans if task_id in outcomes}
+
+    def check(self) -> None:
+        """Raises AssertionError where any part is inconsistent."""
+        self.dispatch.check()
+        self.outcomes.check()
+        self.membership.check()
+        for caller in self.callers.values():
+            caller.check()
+        for peer, caller in self._caller_of.items():
+            assert caller.peer == peer
+            assert self.callers.get(caller.prefix) is caller
+        assert not self._published
+        assert not self._results

@@ -1,0 +1,118 @@
+"""Which slots a node should have, and what to do when one ends: report why, and start another, with back-off if they die at once."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+#: A slot that lived shorter is taken as one that can't start.
+YOUNG_S: Final = 1.0
+#: Wait before the next start after the first such death; doubled with each further one.
+BACKOFF_S: Final = 0.2
+BACKOFF_MAX_S: Final = 10.0
+
+
+class Spawn(NamedTuple):
+    """Fork a process for this slot."""
+
+    slot: int
+
+
+class Report(NamedTuple):
+    """Tell the router that a slot's process is gone."""
+
+    slot: int
+    pid: int
+    cause: str
+    charged: bool
+
+
+SupervisionEffect = Spawn | Report
+
+
+class Supervision:
+    """1. Keeps `slots` processes. 2. Says why one ended. 3. Waits longer and longer where they die at once."""
+
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        #: {index: (pid, spawned_mono_s)} of living slots.
+        self.living: dict[int, tuple[int, float]] = {}
+        #: Slots whose process has been ordered and not reported.
+        self._ordered: set[int] = set()
+        #: {index: when to order the next}
+        self._due: dict[int, float] = dict.fromkeys(range(slots), 0.0)
+        self._early_deaths = 0
+        self.ending = False
+
+    def tick(self, mono_s: float) -> list[SupervisionEffect]:
+        """Orders the processes that are due."""
+        if self.ending:
+            return []
+        due = [index for index, at in self._due.items() if at <= mono_s]
+        for index in due:
+            del self._due[index]
+            self._ordered.add(index)
+        return [Spawn(index) for index in due]
+
+    def spawned(self, index: int, pid: int, mono_s: float) -> None:
+        """The process is there."""
+        self._ordered.discard(index)
+        self.living[index] = (pid, mono_s)
+
+    def exited(self, pid: int, status: int, mono_s: float) -> list[SupervisionEffect]:
+        """A slot's process ended with this wait status."""
+        found = next(((index, spawned) for index, (known, spawned) in self.living.items() if known == pid), None)
+        if found is None:
+            return []
+        index, spawned_mono_s = found
+        del self.living[index]
+        young = mono_s - spawned_mono_s < YOUNG_S
+        self._early_deaths = self._early_deaths + 1 if young else 0
+        wait_s = min(BACKOFF_S * 2 ** (self._early_deaths - 1), BACKOFF_MAX_S) if young else 0.0
+        if not self.ending:
+            self._due[index] = mono_s + wait_s
+        return [Report(index, pid, cause_of(status), not self.ending), *self.tick(mono_s)]
+
+    def template_lost(self, mono_s: float) -> list[SupervisionEffect]:
+        """The template is gone, and all slots with it."""
+        reports: list[SupervisionEffect] = [
+            Report(index, pid, "the template process died", False) for index, (pid, _) in self.living.items()
+        ]
+        if not self.ending:
+            self._due.update(dict.fromkeys(range(self._slots), mono_s))
+        self.living.clear()
+        self._ordered.clear()
+        return reports
+
+    def end(self) -> None:
+        """No slot is started any more, and no death is charged."""
+        self.ending = True
+        self._due.clear()
+
+    def is_complete(self) -> bool:
+        """Every slot has its process."""
+        return len(self.living) == self._slots
+
+    def is_over(self) -> bool:
+        """The node is ending and no slot lives."""
+        return self.ending and not self.living and not self._ordered
+
+    def next_deadline_mono_s(self) -> float | None:
+        """When `tick` has something to do."""
+        return min(self._due.values(), default=None)
+
+    def check(self) -> None:
+        """Raises AssertionError where a slot is in two states, or in none."""
+        places = [*self.living, *self._ordered, *self._due]
+        assert len(places) == len(set(places))
+        assert self.ending or sorted(places) == list(range(self._slots))
+
+
+def cause_of(status: int) -> str:
+    """A wait status in words."""
+    signal_number = status & 0x7F
+    if signal_number:
+        return f"its process was ended by signal {signal_number} ({_SIGNAL_NAMES.get(signal_number, 'unknown')})"
+    return f"its process exited with code {status >> 8}"
+
+
+_SIGNAL_NAMES: Final = {1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}  # fmt: skip

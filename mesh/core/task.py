@@ -1,0 +1,96 @@
+"""A task as its owner holds it, from publish to outcome."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mesh.exceptions import IllegalTransition
+from mesh.messages import Buffer, Flag
+from mesh.states import PHASE_MOVES, Phase
+
+
+class Task:
+    """One accepted call. Written by `Dispatch` alone; a slotted class, since a million of them may wait."""
+
+    __slots__ = (
+        "attempt",
+        "body",
+        "causes",
+        "crashes",
+        "expected_us",
+        "flags",
+        "frames",
+        "losses",
+        "name",
+        "options",
+        "phase",
+        "priority",
+        "queue",
+        "started_wall_s",
+        "task_id",
+    )
+
+    def __init__(
+        self,
+        task_id: bytes,
+        name: str,
+        queue: str,
+        priority: int,
+        flags: int,
+        body: bytes,
+        frames: tuple[Buffer, ...],
+        options: dict[str, Any] | None,
+    ) -> None:
+        self.task_id = task_id
+        self.name = name
+        self.queue = queue
+        self.priority = priority
+        self.flags = flags
+        self.body = body
+        self.frames = frames
+        self.options = options
+        self.phase = Phase.READY
+        #: Deliveries that had begun before this one.
+        self.attempt = 0
+        #: Deaths of a slot under a living supervisor, charged to this task.
+        self.crashes = 0
+        #: Losses of the whole node or host, charged to this task.
+        self.losses = 0
+        #: What ended each charged delivery, oldest first; None until the first.
+        self.causes: list[str] | None = None
+        #: Expected work of the current lease; 0 unless LEASED.
+        self.expected_us = 0
+        #: When it began, where that is tracked; 0.0 otherwise.
+        self.started_wall_s = 0.0
+
+    @property
+    def body_bytes(self) -> int:
+        """Size of the body, frames included."""
+        if not self.frames:
+            return len(self.body)
+        return len(self.body) + sum(len(frame) for frame in self.frames)
+
+    @property
+    def custom_id(self) -> str | None:
+        """The id the caller chose, if any."""
+        return self.options.get("id") if self.options else None
+
+    def move(self, phase: Phase) -> None:
+        """Changes the phase. Raises IllegalTransition, and changes nothing, for a move that is not in the table."""
+        if phase not in PHASE_MOVES[self.phase]:
+            raise IllegalTransition(f"task {self.task_id.hex()}", self.phase.name, phase.name)
+        self.phase = phase
+
+    def charge(self, cause: str, *, node_lost: bool) -> None:
+        """Counts a death against this task and remembers why."""
+        if node_lost:
+            self.losses += 1
+        else:
+            self.crashes += 1
+        self.causes = [*(self.causes or ()), cause][-MAX_CAUSES:]
+        self.attempt += 1
+        self.flags |= Flag.REDELIVERED
+
+
+#: How many causes a task remembers: above both budgets' defaults.
+MAX_CAUSES = 32

@@ -1,0 +1,147 @@
+"""A slot's side: which leases it has yet to run, and which outcomes it has yet to send or to have receipted."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Final, NamedTuple
+
+from mesh.ids import PREFIX_BYTES
+from mesh.messages import Buffer, Flag, Outcomes, Results, Tasks
+
+#: A task whose name has run this fast lately does not make the outcomes before it wait.
+TINY_US: Final = 200
+#: Nor may an outcome wait longer than this before a further task begins.
+HOLD_S: Final = 0.001
+#: How fast a slow run is forgotten.
+DECAY: Final = 0.9
+#: Unsent outcome bodies a slot holds before it sends them, however tiny the tasks.
+HOLD_BYTES: Final = 256 << 10
+#: Outcomes without a receipt are sent again after this time.
+RESEND_S: Final = 1.0
+
+
+class Lease(NamedTuple):
+    """One task to run."""
+
+    number: int
+    record: list[Any]  #: messages.Assignment
+    frames: tuple[Buffer, ...]
+
+
+class Ended(NamedTuple):
+    """One outcome that the owner has not receipted."""
+
+    record: list[Any]  #: messages.Outcome
+    frames: tuple[Buffer, ...]
+    ignored: bool
+
+
+class Work:
+    """1. Orders the leases. 2. Collects outcomes and says when they must go. 3. Keeps them until the receipt."""
+
+    def __init__(self, last_lease: int) -> None:
+        #: The highest lease ever seen; a later router numbers on from it.
+        self.last_lease = last_lease
+        #: Leases not begun, ascending.
+        self.waiting: deque[Lease] = deque()
+        #: Outcomes not sent, ascending.
+        self._unsent: list[Ended] = []
+        self._unsent_bytes = 0
+        self._oldest_unsent_mono_s = 0.0
+        #: Outcomes sent and not receipted, ascending.
+        self.unreceipted: deque[Ended] = deque()
+        self._resend_mono_s: float | None = None
+        #: {name: how long it took lately, µs}
+        self._recent_us: dict[str, float] = {}
+
+    def take(self, tasks: Tasks, frames: tuple[Buffer, ...]) -> None:
+        """New leases. What was seen already (a repeated message) is left out."""
+        number, at = tasks.first_lease, 0
+        for record in tasks.tasks:
+            n_frames = record[5]
+            own = frames[at : at + n_frames] if n_frames else ()
+            at += n_frames
+            if number > self.last_lease:
+                self.waiting.append(Lease(number, record, own))
+                self.last_lease = number
+            number += 1
+        self.receipt(tasks.receipt)
+
+    def receipt(self, upto: int) -> None:
+        """The owner has all outcomes up to this lease."""
+        unreceipted = self.unreceipted
+        while unreceipted and unreceipted[0].record[0] <= upto:
+            unreceipted.popleft()
+        if not unreceipted:
+            self._resend_mono_s = None
+
+    def ended(self, lease: Lease, status: int, runtime_us: int, body: bytes, frames: tuple[Buffer, ...], mono_s: float) -> None:
+        """A lease has run."""
+        task_id, name, _, flags, *_ = lease.record
+        ignored = bool(flags & Flag.IGNORE_RESULT)
+        if ignored:
+            body, frames = b"", ()
+        if not self._unsent:
+            self._oldest_unsent_mono_s = mono_s
+        self._unsent.append(Ended([lease.number, task_id, status, runtime_us, body, len(frames), True], frames, ignored))
+        self._unsent_bytes += len(body)
+        recent = self._recent_us.get(name)
+        if recent is None and len(self._recent_us) >= 10_000:
+            self._recent_us.clear()
+        self._recent_us[name] = runtime_us if recent is None else max(runtime_us, recent * DECAY)
+
+    def must_send_before(self, lease: Lease, mono_s: float) -> bool:
+        """Whether outcomes must go before this lease begins: unless it is known to be tiny, and they are young and small."""
+        if not self._unsent:
+            return False
+        if mono_s - self._oldest_unsent_mono_s >= HOLD_S or self._unsent_bytes >= HOLD_BYTES or self._unsent[-1].frames:
+            return True
+        return self._recent_us.get(lease.record[1], TINY_US) >= TINY_US
+
+    def take_unsent(self, mono_s: float) -> tuple[list[Ended], dict[bytes, list[Ended]]]:
+        """Everything to be sent now: all of it for the owner, and by the id's prefix for the callers. It then awaits its receipt."""
+        unsent, self._unsent, self._unsent_bytes = self._unsent, [], 0
+        by_caller: dict[bytes, list[Ended]] = {}
+        for ended in unsent:
+            if not ended.ignored:
+                by_caller.setdefault(ended.record[1][:PREFIX_BYTES], []).append(ended)
+        self.unreceipted.extend(unsent)
+        if unsent and self._resend_mono_s is None:
+            self._resend_mono_s = mono_s + RESEND_S
+        return unsent, by_caller
+
+    def overdue(self, mono_s: float) -> list[Ended]:
+        """What has no receipt after a while and is to be sent once more."""
+        if self._resend_mono_s is None or mono_s < self._resend_mono_s:
+            return []
+        self._resend_mono_s = mono_s + RESEND_S
+        return list(self.unreceipted)
+
+    def next_deadline_mono_s(self) -> float | None:
+        """When `overdue` has something."""
+        return self._resend_mono_s
+
+    def rejoin(self) -> list[Ended]:
+        """The slot has said HELLO to a router that does not know it: leases not begun are void, outcomes go once more."""
+        self.waiting.clear()
+        return list(self.unreceipted)
+
+    def check(self) -> None:
+        """Raises AssertionError where an order is broken."""
+        numbers = [lease.number for lease in self.waiting]
+        assert numbers == sorted(set(numbers))
+        assert not numbers or numbers[-1] <= self.last_lease
+        sent = [ended.record[0] for ended in (*self.unreceipted, *self._unsent)]
+        assert sent == sorted(set(sent))
+        assert (self._resend_mono_s is None) == (not self.unreceipted)
+
+
+def outcomes_message(ended: list[Ended]) -> tuple[Outcomes, tuple[Buffer, ...]]:
+    """The message for the owner."""
+    return Outcomes([one.record for one in ended]), tuple(frame for one in ended if one.frames for frame in one.frames)
+
+
+def results_message(ended: list[Ended]) -> tuple[Results, tuple[Buffer, ...]]:
+    """The message for a caller: of each outcome id, status, body and number of frames."""
+    records = [[one.record[1], one.record[2], one.record[4], one.record[5]] for one in ended]
+    return Results(records), tuple(frame for one in ended if one.frames for frame in one.frames)

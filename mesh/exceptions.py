@@ -1,0 +1,299 @@
+"""Every error that mesh raises. One root, families below it; each carries its facts as fields and ends with the remedy."""
+
+from __future__ import annotations
+
+import builtins
+from typing import Any
+
+
+class MeshError(Exception):
+    """The root of all errors that mesh raises itself."""
+
+
+# --- what the user wrote -------------------------------------------------------------------------
+
+
+class ImproperlyConfigured(MeshError):
+    """A setting, URL or option that can't be used as it stands."""
+
+
+class UnsupportedURL(ImproperlyConfigured):
+    """A broker or backend URL of a scheme that mesh does not speak."""
+
+    def __init__(self, url: str, option: str, instead: str) -> None:
+        self.url, self.option, self.instead = url, option, instead
+        super().__init__(f"{option}={url!r} is not a URL that mesh can use: mesh has no broker. Write {option}={instead!r} instead.")
+
+
+class InvalidMeshName(ImproperlyConfigured):
+    """A mesh name or directory that can't hold sockets."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name, self.reason = name, reason
+        super().__init__(f"the mesh {name!r} can't be used: {reason}")
+
+
+class UnknownSetting(ImproperlyConfigured):
+    """A key that is no setting."""
+
+    def __init__(self, key: str, suggestion: str | None) -> None:
+        self.key, self.suggestion = key, suggestion
+        hint = f"did you mean {suggestion!r}?" if suggestion else "see docs/settings.md for the list."
+        super().__init__(f"unknown setting {key!r}: {hint}")
+
+
+class InvalidSetting(ImproperlyConfigured):
+    """A known setting with a value outside what it allows."""
+
+    def __init__(self, key: str, value: object, allowed: str) -> None:
+        self.key, self.value, self.allowed = key, value, allowed
+        super().__init__(f"setting {key}={value!r} is not allowed: give {allowed}.")
+
+
+class SettingNotAvailable(ImproperlyConfigured):
+    """A setting of Celery's that mesh does not have, or not yet."""
+
+    def __init__(self, key: str, instead: str) -> None:
+        self.key, self.instead = key, instead
+        super().__init__(f"setting {key!r} is not available: {instead}.")
+
+
+class SettingsInUse(ImproperlyConfigured):
+    """A setting that the app's client already works with."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        super().__init__(
+            f"setting {key!r} can't change any more: this app's client is connected. Set it before the first call, or after app.close()."
+        )
+
+
+class UnknownOption(ImproperlyConfigured, TypeError):
+    """A keyword that is no option of what was called."""
+
+    def __init__(self, where: str, option: str, suggestion: str | None) -> None:
+        self.where, self.option, self.suggestion = where, option, suggestion
+        hint = f"did you mean {suggestion!r}?" if suggestion else "leave it out."
+        super().__init__(f"{where} has no option {option!r}: {hint}")
+
+
+class OptionNotAvailable(ImproperlyConfigured, NotImplementedError):
+    """An option of Celery's that mesh does not have, or not yet."""
+
+    def __init__(self, where: str, option: str, instead: str) -> None:
+        self.where, self.option, self.instead = where, option, instead
+        super().__init__(f"option {option!r} of {where} is not available: {instead}.")
+
+
+class UnknownAttribute(ImproperlyConfigured, AttributeError):
+    """A name that an app does not have."""
+
+    def __init__(self, where: str, attribute: str, instead: str) -> None:
+        self.where, self.attribute, self.instead = where, attribute, instead
+        super().__init__(f"{where} has no attribute {attribute!r}: {instead}.")
+
+
+class NoCurrentApp(ImproperlyConfigured):
+    """Something needs the process's app and none was made."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(f"{what} needs an app, and this process has none yet. Import the module that makes one: app = Mesh(\"proj\").")
+
+
+class TaskNameTaken(ImproperlyConfigured):
+    """Two functions registered under one task name."""
+
+    def __init__(self, name: str, first: str, second: str) -> None:
+        self.name, self.first, self.second = name, first, second
+        super().__init__(f"the task name {name!r} belongs to {first}; {second} needs another: write @app.task(name=...).")
+
+
+class WrongArguments(MeshError, TypeError):
+    """Arguments that the task's function does not take. Nothing was sent."""
+
+    def __init__(self, task: str, reason: str) -> None:
+        self.task, self.reason = task, reason
+        super().__init__(f"{reason} (task {task!r}; nothing was sent)")
+
+
+class AppNotFound(ImproperlyConfigured):
+    """`-A` names nothing that holds a Mesh instance."""
+
+    def __init__(self, target: str, reason: str) -> None:
+        self.target, self.reason = target, reason
+        super().__init__(f"no mesh app found at {target!r}: {reason}")
+
+
+class TaskModuleNotFound(ImproperlyConfigured):
+    """A module named in `include` that does not import."""
+
+    def __init__(self, module: str, reason: str) -> None:
+        self.module, self.reason = module, reason
+        super().__init__(
+            f"the task module {module!r} does not import: {reason}. "
+            "Run from the directory that holds it (or set PYTHONPATH), and mend the error above."
+        )
+
+
+class NotRegistered(MeshError, KeyError):
+    """A task name that nobody registered."""
+
+    def __init__(self, name: str, where: str = "") -> None:
+        self.name, self.where = name, where
+        at = f" on {where}" if where else ""
+        super().__init__(
+            f"task {name!r} is not registered{at}. Import its module there: name it in Mesh(include=[...]), or use the decorator @app.task."
+        )
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class InvalidCall(MeshError, ValueError):
+    """Call options that contradict each other or are out of range."""
+
+    def __init__(self, option: str, value: object, allowed: str) -> None:
+        self.option, self.value, self.allowed = option, value, allowed
+        super().__init__(f"{option}={value!r} is not possible: give {allowed}.")
+
+
+class UnserialisableArgument(MeshError, TypeError):
+    """An argument or return value that no registered type can carry."""
+
+    def __init__(self, where: str, type_name: str, reason: str) -> None:
+        self.where, self.type_name, self.reason = where, type_name, reason
+        super().__init__(f"{where} of type {type_name} can't be sent: {reason}")
+
+
+# --- reaching the mesh ---------------------------------------------------------------------------
+
+
+class OperationalError(MeshError):
+    """The mesh can't take or answer something at the moment; the call may be tried again."""
+
+
+class RouterUnreachable(OperationalError, ConnectionError):
+    """No router answered in time."""
+
+    def __init__(self, mesh: str, waited_s: float, tried: str, reason: str = "") -> None:
+        self.mesh, self.waited_s, self.tried, self.reason = mesh, waited_s, tried, reason
+        why = f" ({reason})" if reason else ""
+        super().__init__(
+            f"no router of mesh {mesh!r} answered in {waited_s:.1f} s (tried {tried}){why}. Start one with \"mesh router\" and read what it says."
+        )
+
+
+class RouterNotPermitted(RouterUnreachable, PermissionError):
+    """The mesh's directory exists and is somebody else's."""
+
+    def __init__(self, mesh: str, directory: str, reason: str) -> None:
+        OperationalError.__init__(
+            self, f"the directory {directory} of mesh {mesh!r} can't be used: {reason}. Ask its owner for access, or use another mesh name."
+        )
+        self.mesh, self.directory, self.reason = mesh, directory, reason
+
+
+class SubmitBlocked(OperationalError):
+    """The bounded table of calls the router has not confirmed stayed full."""
+
+    def __init__(self, limit: int, waited_s: float) -> None:
+        self.limit, self.waited_s = limit, waited_s
+        super().__init__(
+            f"{limit} calls wait for the router's confirmation and none came in {waited_s:.1f} s. "
+            "See \"mesh status\"; raise publish_unconfirmed_max if bursts are meant to be larger."
+        )
+
+
+class QueueFull(OperationalError):
+    """The router refused a task."""
+
+    def __init__(self, queue: str, reason: str) -> None:
+        self.queue, self.reason = queue, reason
+        super().__init__(f"the router refused a task for queue {queue!r}: {reason}")
+
+
+class TimeoutError(MeshError, builtins.TimeoutError):
+    """A wait that ended before what it waited for. The task itself goes on."""
+
+    def __init__(self, what: str, waited_s: float, remedy: str) -> None:
+        self.what, self.waited_s, self.remedy = what, waited_s, remedy
+        super().__init__(f"{what} did not come within {waited_s:g} s. {remedy}")
+
+
+# --- what became of a task -----------------------------------------------------------------------
+
+
+class TaskError(MeshError):
+    """A task that ended without a value, for a reason outside its own code."""
+
+
+class WorkerLostError(TaskError):
+    """The process that ran the task died, more often than the crash budget allows."""
+
+
+class TaskRevokedError(TaskError):
+    """The task was revoked or expired before it began."""
+
+
+class TaskLost(TaskError):
+    """The router that had confirmed the task died without a journal, and the caller no longer held its body."""
+
+
+class TimeLimitExceeded(TaskError):
+    """The task ran longer than its hard time limit."""
+
+
+class SoftTimeLimitExceeded(TaskError):
+    """Raised inside a task that runs longer than its soft time limit."""
+
+
+class RemoteError(TaskError):
+    """A remote exception whose class is not known here; its subclasses bear the remote name."""
+
+
+class ResultExpired(MeshError):
+    """The outcome existed and was removed by age or size."""
+
+    def __init__(self, task_id: str) -> None:
+        self.task_id = task_id
+        super().__init__(f"the outcome of {task_id} was removed. Read results sooner, or raise result_expires or results_max_bytes.")
+
+
+# --- the wire ------------------------------------------------------------------------------------
+
+
+class ProtocolError(MeshError):
+    """Bytes that are no message of this protocol."""
+
+
+class MalformedMessage(ProtocolError):
+    """Frames that don't decode, or decode to the wrong shape."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"malformed message: {reason}")
+
+
+class VersionRefused(ProtocolError):
+    """The other side speaks another major version of the protocol."""
+
+    def __init__(self, theirs: int, ours: int) -> None:
+        self.theirs, self.ours = theirs, ours
+        super().__init__(f"the other side speaks protocol {theirs}, this one {ours}. Install the same mesh-tasks release on both.")
+
+
+class UndecodableBody(ProtocolError):
+    """A task body or result that can't be turned into values here."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"the body can't be decoded: {reason}")
+
+
+class IllegalTransition(MeshError):
+    """A state move that the table does not list: a defect of mesh."""
+
+    def __init__(self, machine: str, state: Any, event: str) -> None:
+        self.machine, self.state, self.event = machine, state, event
+        super().__init__(f"{machine} in state {state!r} can't take {event!r}. Please report this.")

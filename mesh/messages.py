@@ -1,0 +1,346 @@
+"""Every message on the wire, in one place. `codec` turns them into frames and back; docs/protocol.md tells who sends what when.
+
+A message is a NamedTuple; on the wire it is the msgpack array `[kind, *fields]`. Fields added by a later minor version stand at
+the end and are ignored by those who don't know them. Batches hold *records*, which are plain lists on the wire and stay lists in
+the hot path; their fields are named here. Buffers of large bodies follow the message as frames of their own, in the order of the
+records that own them (`n_frames` each).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum, IntFlag
+from typing import Any, Final, NamedTuple, TypeAlias
+
+PROTOCOL_MAJOR: Final = 1
+PROTOCOL_MINOR: Final = 0
+
+#: Buffers that may follow one message.
+FRAMES_MAX: Final = 4000
+
+Buffer: TypeAlias = Any  #: bytes, memoryview or zmq.Frame: whatever the transport can send and hand over
+Ranges: TypeAlias = list[list[int]]  #: [[first, last], ...], ascending, disjoint, both ends included
+
+
+class Role(IntEnum):
+    """What the sender of a HELLO is."""
+
+    CLIENT = 1
+    SLOT = 2
+    NODE = 3
+
+
+class Flag(IntFlag):
+    """What a call asks for beyond the ordinary."""
+
+    NONE = 0
+    IGNORE_RESULT = 1  #: no outcome is sent to the caller or kept, unless it is a failure of mesh itself
+    TRACK_STARTED = 2  #: the slot tells the owner when it begins
+    EARLY_ACK = 4  #: at most once (`acks_late=False`)
+    REDELIVERED = 8  #: the router's word to the slot: an earlier attempt had begun
+
+
+class Durability(IntEnum):
+    """Which level a confirm vouches for."""
+
+    NONE = 0  #: held in the router's memory; the caller keeps the body until the outcome
+    JOURNALED = 1
+    SYNCED = 2
+
+
+# --- records: lists on the wire ------------------------------------------------------------------
+
+
+class Call(NamedTuple):
+    """A task as the caller publishes it."""
+
+    sequence: int  #: within the client's incarnation, from 1
+    name: str
+    queue: str
+    priority: int  #: 0-9, higher first
+    flags: int  #: Flag
+    body: bytes  #: opaque to the router
+    n_frames: int
+    options: dict[str, Any] | None  #: rare ones: `eta` and `expires` (wall seconds), `id` (custom id), `root`, `parent`, `headers`
+
+
+class Assignment(NamedTuple):
+    """A task as a slot gets it. Its lease number is the batch's `first_lease` plus its index."""
+
+    task_id: bytes
+    name: str
+    attempt: int  #: from 0
+    flags: int
+    body: bytes
+    n_frames: int
+    options: dict[str, Any] | None
+
+
+class Outcome(NamedTuple):
+    """How one lease ended, as the slot tells the owner."""
+
+    lease: int
+    task_id: bytes
+    status: int  #: states.Status
+    runtime_us: int
+    body: bytes
+    n_frames: int
+    delivered: bool  #: the slot has sent it to the caller itself; else the router passes it on
+
+
+class Result(NamedTuple):
+    """What the caller learns of a task."""
+
+    task_id: bytes
+    status: int
+    body: bytes
+    n_frames: int
+
+
+# --- every link ----------------------------------------------------------------------------------
+
+
+class Hello(NamedTuple):
+    """The first message on every link; anything before it is dropped."""
+
+    major: int
+    minor: int
+    role: int
+    mesh: str
+    incarnation: int  #: of the sending process: random, 34 bits
+    pid: int
+    info: dict[str, Any]
+
+
+class HelloOk(NamedTuple):
+    """The link is up."""
+
+    minor: int
+    boot: bytes  #: 8 random bytes of this router process
+    owner_tag: bytes
+    pid: int
+    info: dict[str, Any]
+
+
+class HelloRefused(NamedTuple):
+    """The link stays closed."""
+
+    major: int
+    code: str  #: "version", "mesh", "duplicate", "draining"
+    reason: str
+
+
+class NeedHello(NamedTuple):
+    """The receiver knows nothing of the sender: say HELLO, then resend what was not confirmed."""
+
+    boot: bytes
+
+
+class Bye(NamedTuple):
+    """The sender leaves in good order."""
+
+    reason: str
+
+
+class Malformed(NamedTuple):
+    """A message of the receiver's was dropped; both sides log it."""
+
+    reason: str
+
+
+# --- client and router ---------------------------------------------------------------------------
+
+
+class Publish(NamedTuple):
+    """Calls, in ascending order of sequence."""
+
+    confirm_now: bool  #: somebody waits for the confirm
+    calls: list[list[Any]]  #: records: Call
+
+
+class Confirm(NamedTuple):
+    """The router answers for these sequences from now on, except for the refused."""
+
+    durability: int
+    confirmed: Ranges
+    refused: list[list[Any]]  #: [[sequence, reason], ...]
+
+
+class Received(NamedTuple):
+    """The caller has these outcomes."""
+
+    sequences: Ranges
+
+
+class Results(NamedTuple):
+    """Outcomes for a caller: from a slot over the direct path, or from the router."""
+
+    results: list[list[Any]]  #: records: Result
+
+
+class Reconcile(NamedTuple):
+    """The caller still waits for these sequences. Answered with Results for those that ended and Missing for the unknown."""
+
+    outstanding: Ranges
+
+
+class Missing(NamedTuple):
+    """The router has never heard of these sequences."""
+
+    sequences: Ranges
+
+
+class Ask(NamedTuple):
+    """Where are these tasks? Answered at once with States, and Results for those that ended; `watch` asks for later Results too."""
+
+    request: int
+    watch: bool
+    ids: list[Any]  #: 16 bytes each, or a custom id as str
+
+
+class States(NamedTuple):
+    """Answer to Ask."""
+
+    request: int
+    states: list[list[Any]]  #: [[id as asked, 16-byte id or None, state name, info map or None], ...]
+
+
+# --- slot and router -----------------------------------------------------------------------------
+
+
+class Tasks(NamedTuple):
+    """Leases for a slot, numbered upwards from `first_lease`."""
+
+    first_lease: int
+    receipt: int  #: as in Receipt
+    tasks: list[list[Any]]  #: records: Assignment
+
+
+class Outcomes(NamedTuple):
+    """Finished leases, ascending; after a HELLO first those without a receipt, once more."""
+
+    outcomes: list[list[Any]]  #: records: Outcome
+
+
+class Receipt(NamedTuple):
+    """The owner has the outcomes of all leases up to this number."""
+
+    upto: int
+
+
+class Started(NamedTuple):
+    """The slot begins a task that is tracked."""
+
+    lease: int
+    wall_s: float
+
+
+class Returned(NamedTuple):
+    """The slot did not begin these leases and will not."""
+
+    leases: list[int]
+
+
+# --- node and router -----------------------------------------------------------------------------
+
+
+class Recall(NamedTuple):
+    """Take back what this slot holds up to this lease and has not begun."""
+
+    slot: int
+    upto: int
+
+
+class Recalled(NamedTuple):
+    """Leases (begun, upto] of the slot are not begun and never will be."""
+
+    slot: int
+    slot_pid: int
+    begun: int
+    upto: int
+
+
+class SlotLost(NamedTuple):
+    """A slot's process is gone."""
+
+    slot: int
+    slot_pid: int
+    begun: int  #: the last lease it began
+    cause: str
+    charged: bool  #: False for an ordered end
+
+
+class Quiet(NamedTuple):
+    """The node takes no more; what its slots have not begun comes back by Recalled."""
+
+    node: str
+
+
+# --- control -------------------------------------------------------------------------------------
+
+
+class Request(NamedTuple):
+    """A control command, from a client to its router and from there to the nodes."""
+
+    number: int
+    command: str
+    arguments: dict[str, Any]
+    destination: list[str] | None  #: node names; None means all
+    timeout_s: float
+
+
+class Reply(NamedTuple):
+    """One node's answer."""
+
+    number: int
+    ok: bool
+    value: Any  #: or the error's text
+
+
+class Replies(NamedTuple):
+    """All answers, and who did not answer and why."""
+
+    number: int
+    values: dict[str, Any]  #: {node: value}
+    errors: dict[str, str]  #: {node: why there is no value}
+
+
+#: {kind on the wire: message}. Numbers are never reused.
+KINDS: Final[dict[int, type[tuple[Any, ...]]]] = {
+    1: Hello,
+    2: HelloOk,
+    3: HelloRefused,
+    4: NeedHello,
+    5: Bye,
+    6: Malformed,
+    10: Publish,
+    11: Confirm,
+    12: Received,
+    13: Results,
+    14: Reconcile,
+    15: Missing,
+    16: Ask,
+    17: States,
+    20: Tasks,
+    21: Outcomes,
+    22: Receipt,
+    23: Started,
+    24: Returned,
+    30: Recall,
+    31: Recalled,
+    32: SlotLost,
+    33: Quiet,
+    40: Request,
+    41: Reply,
+    42: Replies,
+}
+
+Message: TypeAlias = (
+    Hello | HelloOk | HelloRefused | NeedHello | Bye | Malformed
+    | Publish | Confirm | Received | Results | Reconcile | Missing | Ask | States
+    | Tasks | Outcomes | Receipt | Started | Returned
+    | Recall | Recalled | SlotLost | Quiet
+    | Request | Reply | Replies
+)  # fmt: skip
+
+Frames: TypeAlias = Sequence[Buffer]

@@ -1,0 +1,318 @@
+"""A node: the supervisor of its slots. It runs no user code and touches no task; what it knows of them it reads from the slot page."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, Final, NamedTuple
+
+from mesh import ids, locate, messages
+from mesh.core.supervision import Report, Spawn, Supervision, SupervisionEffect
+from mesh.exceptions import MeshError, RouterUnreachable
+from mesh.messages import Role
+from mesh.slot_page import SETTLE_S, SlotPage
+from mesh.template import LoadedApp, RunSlot, SlotOrder, Template
+
+logger = logging.getLogger(__name__)
+
+#: How long to wait for HELLO-OK before HELLO is said again.
+HELLO_AGAIN_S: Final = 0.2
+#: Above any lease: withdraws everything a slot has not begun.
+ALL_LEASES: Final = 1 << 62
+#: How long the last message may take to leave.
+LINGER_MS: Final = 500
+
+
+class NodeOptions(NamedTuple):
+    """What a node needs to know."""
+
+    name: str
+    load: Callable[[], LoadedApp]  #: imports the app; runs in the template, never in the supervisor
+    place: locate.Place | None  #: None: where the app's `broker_url` says
+    concurrency: int | None  #: None: what the app says, else one per CPU
+    queues: tuple[str, ...] | None  #: None: the app's default queue
+    connect_s: float = 5.0  #: how long to wait for a router at the start
+    on_loaded: Callable[[dict[str, Any]], None] = lambda info: None  #: gets the app's info plus "queues", "concurrency", "directory", "mesh"
+    on_ready: Callable[[], None] = lambda: None
+
+
+class AppFailed(MeshError):
+    """The app could not be loaded."""
+
+    def __init__(self, message: str, remote_traceback: str) -> None:
+        super().__init__(message)
+        self.remote_traceback = remote_traceback
+
+
+class Node:
+    """1. Keeps the slots alive. 2. Answers the router from the slot page. 3. Ends in order."""
+
+    def __init__(self, options: NodeOptions, template: Template, info: dict[str, Any], place: locate.Place) -> None:
+        # Imported here, behind the fork of the template: what comes with ZeroMQ must not exist before it.
+        from mesh import transport
+
+        self._transport = transport
+        self._options = options
+        self._template = template
+        self._info = info
+        self._place = place
+        self._incarnation = random.SystemRandom().getrandbits(ids.INCARNATION_BITS)
+        slots: int = info["concurrency"]
+        self._page = SlotPage(locate.pages_path(place.directory, os.getpid()), slots, create=True)
+        self._supervision = Supervision(slots)
+        self._context = transport.context()
+        self._wakeup = transport.Wakeup()
+        self._processes = transport.Processes()
+        self._poller = transport.Poller()
+        for fd in (self._wakeup.fileno(), self._processes.fileno(), template.fileno()):
+            self._poller.add(fd)
+        self._stops = 0
+        self._ready = False
+        self._joined = False
+        self._template_gone = False
+        self.refused = ""
+        self._waiting_since_mono_s = time.monotonic()
+        self._link = self._dial()
+        self._commands: Final[dict[str, Callable[[], Any]]] = {
+            "ping": lambda: {"ok": "pong"},
+            "active": self._active,
+            "registered": lambda: self._info["tasks"],
+        }
+
+    # --- the loop --------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Supervises until it has been told to stop and every slot has ended.
+
+        Raises:
+            RouterUnreachable: no router answered at the start.
+            MeshError: the router refused the node, and why.
+        """
+        while not (self._supervision.is_over() or self._template_gone):
+            ready = {source for source, _ in self._poller.wait(self._timeout_s())}
+            self._wakeup.clear()
+            self._receive()
+            if self._template.fileno() in ready:
+                self._hear_template()
+            if self._processes.ended():
+                logger.warning("the router is gone, looking for another", extra={"action": "router_lost"})
+                self._rejoin()
+            self._act_on_stops()
+            if self._joined:
+                self._do(self._supervision.tick(time.monotonic()))
+            elif time.monotonic() >= self._hello_mono_s + HELLO_AGAIN_S:
+                self._give_up_or_rejoin()
+
+    def _timeout_s(self) -> float | None:
+        deadlines = [self._supervision.next_deadline_mono_s()] if self._joined else [self._hello_mono_s + HELLO_AGAIN_S]
+        known = [deadline for deadline in deadlines if deadline is not None]
+        return max(0.0, min(known) - time.monotonic()) if known else None
+
+    def _do(self, effects: list[SupervisionEffect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Spawn):
+                self._template.spawn(self._order(effect.slot))
+            elif isinstance(effect, Report):
+                self._report(effect)
+
+    def _order(self, index: int) -> SlotOrder:
+        place = self._place
+        return SlotOrder(
+            index, place.mesh, place.directory, self._options.name, tuple(self._info["queues"]), self._page.path, self._page.slots
+        )
+
+    def _report(self, report: Report) -> None:
+        if report.charged:
+            logger.error("slot %d (pid %d): %s", report.slot, report.pid, report.cause, extra={"action": "slot_lost"})
+        begun = self._page.begun(report.slot) if self._page.pid(report.slot) == report.pid else 0
+        self._link.send(messages.SlotLost(report.slot, report.pid, begun, report.cause, report.charged))
+
+    def _hear_template(self) -> None:
+        said = self._template.receive()
+        now = time.monotonic()
+        if said is None:
+            logger.error("the template process died; the node ends", extra={"action": "template_lost"})
+            self._do(self._supervision.template_lost(now))
+            self._template_gone = True
+        elif said[0] == "spawned":
+            self._supervision.spawned(said[1], said[2], now)
+            if not self._ready and self._supervision.is_complete():
+                self._ready = True
+                self._options.on_ready()
+        elif said[0] == "exited":
+            self._do(self._supervision.exited(said[1], said[2], now))
+
+    # --- stopping --------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Once: warm, slots finish what they run. Again: cold, they are killed and their tasks requeued. Signal handlers may call it."""
+        self._stops += 1
+        self._wakeup.set()
+
+    def _act_on_stops(self) -> None:
+        if self._stops and not self._supervision.ending:
+            logger.info("stopping: running tasks finish, the rest goes back", extra={"action": "warm_stop"})
+            self._supervision.end()
+            self._link.send(messages.Quiet(self._options.name))
+            self._answer_recalls([messages.Recall(index, ALL_LEASES) for index in range(self._page.slots)])
+            self._template.end()
+        if self._stops > 1:
+            for pid, _ in self._supervision.living.values():
+                os.kill(pid, signal.SIGKILL)
+
+    # --- the router ------------------------------------------------------------------------------
+
+    def _dial(self) -> Any:
+        link = self._transport.Link(self._context, locate.control_url(self._place))
+        self._poller.add(link)
+        info = {
+            "name": self._options.name,
+            "page": self._page.path,
+            "queues": list(self._info["queues"]),
+            "concurrency": self._page.slots,
+            "template_pid": self._template.pid,
+            "app": self._info.get("app"),
+        }
+        hello = messages.Hello(
+            messages.PROTOCOL_MAJOR, messages.PROTOCOL_MINOR, Role.NODE, self._place.mesh, self._incarnation, os.getpid(), info
+        )
+        link.send(hello)
+        self._hello_mono_s = time.monotonic()
+        return link
+
+    def _rejoin(self) -> None:
+        self._joined = False
+        self._poller.remove(self._link)
+        self._link.close()
+        if not self._supervision.ending:
+            locate.ensure_router(self._place)
+        self._link = self._dial()
+
+    def _give_up_or_rejoin(self) -> None:
+        waited_s = time.monotonic() - self._waiting_since_mono_s
+        if not self._ready and waited_s > self._options.connect_s:
+            raise RouterUnreachable(self._place.mesh, waited_s, locate.control_url(self._place), self.refused)
+        self._rejoin()
+
+    def _receive(self) -> None:
+        recalls: list[messages.Recall] = []
+        for message, _ in self._link.receive():
+            if type(message) is messages.Recall:
+                recalls.append(message)
+            elif type(message) is messages.Request:
+                self._answer(message)
+            elif type(message) is messages.HelloOk:
+                self._join(message)
+            elif type(message) is messages.HelloRefused:
+                self.refused = message.reason
+                if message.code in ("duplicate", "version", "mesh"):
+                    raise MeshError(message.reason)
+            elif type(message) is messages.NeedHello:
+                self._rejoin()
+                return
+        if recalls:
+            self._answer_recalls(recalls)
+
+    def _join(self, hello_ok: messages.HelloOk) -> None:
+        if self._joined:
+            return
+        self._joined = True
+        self._processes.watch(hello_ok.pid)
+        if self._supervision.ending:
+            self._link.send(messages.Quiet(self._options.name))
+
+    def _answer_recalls(self, recalls: list[messages.Recall]) -> None:
+        recalls = [recall for recall in recalls if 0 <= recall.slot < self._page.slots and 0 <= recall.upto <= ALL_LEASES]
+        for recall in recalls:
+            self._page.withdraw(recall.slot, recall.upto)
+        time.sleep(SETTLE_S)
+        for recall in recalls:
+            pid, begun = self._page.pid(recall.slot), self._page.begun(recall.slot)
+            self._link.send(messages.Recalled(recall.slot, pid, begun, recall.upto))
+
+    # --- control ---------------------------------------------------------------------------------
+
+    def _answer(self, request: messages.Request) -> None:
+        command = self._commands.get(request.command)
+        if command is None:
+            known = ", ".join(sorted(self._commands))
+            self._link.send(messages.Reply(request.number, False, f"unknown command {request.command!r}; this node knows {known}"))
+            return
+        self._link.send(messages.Reply(request.number, True, command()))
+
+    def _active(self) -> list[dict[str, Any]]:
+        rows = []
+        for slot in range(self._page.slots):
+            running = self._page.running(slot)
+            if running is not None:
+                rows.append(
+                    {
+                        "id": running.task_id,
+                        "name": running.name,
+                        "attempt": running.attempt,
+                        "slot": slot,
+                        "pid": self._page.pid(slot),
+                        "started_wall_s": running.started_wall_s,
+                    }
+                )
+        return rows
+
+    def close(self) -> None:
+        """Leaves the router in good order and gives everything back."""
+        self._link.send(messages.Bye("the node ends"))
+        self._link.close(linger_ms=LINGER_MS)
+        self._context.term()
+        self._processes.close()
+        self._wakeup.close()
+        self._page.remove()
+
+
+def run_node(options: NodeOptions, run_slot: RunSlot) -> int:
+    """Runs a node in this process until it is stopped by SIGTERM or SIGINT (again: cold). Returns its exit code.
+
+    Must be called before this process has any thread or ZeroMQ context.
+
+    Raises:
+        AppFailed: the app could not be loaded.
+        RouterUnreachable: no router answered in `options.connect_s`.
+    """
+    if options.place is not None:
+        locate.ensure_router(options.place)
+    template = Template(options.load, run_slot)
+    try:
+        said = template.receive()
+        if said is None or said[0] != "loaded":
+            raise AppFailed(*(said[1:] if said else ("the process that loads the app died", "")))
+        info: dict[str, Any] = said[1]
+        place = options.place
+        if place is None:
+            place = locate.locate(info.get("broker_url"))
+            locate.ensure_router(place)
+        info["queues"] = list(options.queues or (info["queue"],))
+        info["concurrency"] = options.concurrency or info.get("concurrency") or len(os.sched_getaffinity(0))
+        options.on_loaded({**info, "mesh": place.mesh, "directory": place.directory})
+        return _supervise(options, template, info, place)
+    finally:
+        template.close()
+
+
+def _supervise(options: NodeOptions, template: Template, info: dict[str, Any], place: locate.Place) -> int:
+    node = Node(options, template, info, place)
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        node.stop()
+        if number == signal.SIGQUIT:
+            node.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, on_signal)
+    try:
+        node.run()
+    finally:
+        node.close()
+    return 0

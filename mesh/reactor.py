@@ -1,0 +1,211 @@
+"""Who drives a client's sockets: its I/O thread, or a thread that waits in `get()`. The only place where that moves (DESIGN D14).
+
+A thread that waits takes the reactor over: its call's result then reaches it without a change of threads. When it has what it waited
+for it lays the reactor down, and the I/O thread leaves it there for a few milliseconds: a program that calls, waits, calls, waits
+finds it free each time. A single call made meanwhile is sent by its own thread; a second one without a wait in between shows a
+burst, which the I/O thread takes from there on, in batches.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from mesh.transport import Wakeup
+
+#: How long the I/O thread leaves a laid-down reactor alone.
+LEASE_S: Final = 0.003
+
+
+class Turns(Protocol):
+    """What is driven."""
+
+    def turn(self, timeout_s: float | None) -> None:
+        """One round: waits for input at most so long, or until woken, and deals with it. None: until something is due."""
+        ...
+
+    def flush(self) -> None:
+        """Sends what is to be sent."""
+        ...
+
+
+class Reactor:
+    """Hands the right to drive from thread to thread, one at a time."""
+
+    def __init__(self, turns: Turns, wakeup: Wakeup) -> None:
+        self._turns = turns
+        self._wakeup = wakeup
+        self._lock = threading.Lock()
+        #: Waiting threads that want the reactor from the I/O thread.
+        self._freed = threading.Condition(self._lock)
+        #: Where the I/O thread waits while another drives.
+        self._io_turn = threading.Condition(self._lock)
+        self._driven = False
+        #: The driver has been asked to lay it down: only ever the I/O thread.
+        self._wanted = 0
+        self._io_drives = False
+        self._lease_until_mono_s = 0.0
+        #: One call may be sent by its own thread.
+        self._single_left = False
+        #: Threads that wait for a result while another drives.
+        self._followers = 0
+        #: The I/O thread sleeps until it is told.
+        self._io_asleep = False
+        self._rounds = 0
+        self._woken = False
+        self._closing = False
+        self._thread = threading.Thread(target=self._io_loop, name="mesh-client", daemon=True)
+
+    def start(self) -> None:
+        """Starts the I/O thread."""
+        self._thread.start()
+
+    # --- any thread ------------------------------------------------------------------------------
+
+    def submitted(self) -> None:
+        """Something is to be sent: by this thread if it is a single call, else by whoever drives."""
+        if not self._driven and self._single_left and self._try_take():
+            self._single_left = False
+            try:
+                self._turns.flush()
+            finally:
+                self._lay_down()
+            return
+        if not self._woken:
+            self.wake()
+
+    def wake(self) -> None:
+        """Ends the driver's wait, or the I/O thread's."""
+        self._woken = True
+        self._wakeup.set()
+        if not self._driven:
+            with self._lock:
+                self._lease_until_mono_s = 0.0
+                self._io_turn.notify()
+
+    def wait(self, is_done: Callable[[], bool], follow: Callable[[], threading.Event], timeout_s: float | None) -> bool:
+        """Waits until `is_done()`, driving where it can. `follow()` gives an event that whoever drives will set. False on time-out."""
+        if is_done():
+            return True
+        deadline_mono_s = None if timeout_s is None else time.monotonic() + timeout_s
+        while not is_done():
+            left_s = None if deadline_mono_s is None else deadline_mono_s - time.monotonic()
+            if left_s is not None and left_s <= 0:
+                return False
+            if self._take(left_s):
+                self._drive(is_done, deadline_mono_s)
+            elif not self._closing:
+                self._follow(is_done, follow(), left_s)
+            elif not is_done():
+                return False
+        return True
+
+    def _drive(self, is_done: Callable[[], bool], deadline_mono_s: float | None) -> None:
+        turn = self._turns.turn
+        try:
+            self._turns.flush()
+            while not is_done() and not self._closing:
+                left_s = None if deadline_mono_s is None else deadline_mono_s - time.monotonic()
+                if left_s is not None and left_s <= 0:
+                    return
+                turn(left_s)
+        finally:
+            self._rounds += 1
+            self._lease_until_mono_s = time.monotonic() + LEASE_S
+            self._single_left = True
+            self._lay_down()
+
+    def _follow(self, is_done: Callable[[], bool], event: threading.Event, left_s: float | None) -> None:
+        with self._lock:
+            self._followers += 1
+            if not self._driven:
+                self._lease_until_mono_s = 0.0
+                self._io_turn.notify()
+        try:
+            if not is_done():
+                event.wait(left_s)
+                event.clear()
+        finally:
+            with self._lock:
+                self._followers -= 1
+
+    # --- taking and laying down ------------------------------------------------------------------
+
+    def _try_take(self) -> bool:
+        with self._lock:
+            if self._driven or self._closing:
+                return False
+            self._driven = True
+            return True
+
+    def _take(self, left_s: float | None) -> bool:
+        """Takes the reactor, from the I/O thread if need be. False where another waiting thread drives, or it took too long."""
+        with self._lock:
+            if self._driven and self._io_drives and not self._closing:
+                self._wanted += 1
+                self._wakeup.set()
+                try:
+                    self._freed.wait_for(lambda: not self._driven or not self._io_drives, left_s)
+                finally:
+                    self._wanted -= 1
+            if self._driven or self._closing:
+                return False
+            self._driven = True
+            return True
+
+    def _lay_down(self) -> None:
+        with self._lock:
+            self._driven = False
+            if self._followers or self._closing:
+                self._lease_until_mono_s = 0.0
+                self._io_turn.notify()
+            elif self._io_asleep:
+                self._io_turn.notify()
+
+    def took_notice(self) -> None:
+        """The driver is about to look for everything that was submitted."""
+        self._woken = False
+
+    # --- the I/O thread --------------------------------------------------------------------------
+
+    def _io_loop(self) -> None:
+        while self._io_take():
+            try:
+                while not (self._wanted or self._closing):
+                    self._turns.turn(None)
+            finally:
+                with self._lock:
+                    self._driven = self._io_drives = False
+                    self._freed.notify()
+
+    def _io_take(self) -> bool:
+        """Waits until nobody else drives and the lease is over. False where the client closes."""
+        with self._lock:
+            while not self._closing:
+                left_s = self._lease_until_mono_s - time.monotonic()
+                if not self._driven and not self._wanted and left_s <= 0:
+                    self._driven = self._io_drives = True
+                    self._single_left = False
+                    return True
+                self._io_wait(max(left_s, 0.0005))
+            return False
+
+    def _io_wait(self, left_s: float) -> None:
+        """Looks again when the lease may be over; where one thread drives on and on, sleeps until that one lays it down."""
+        rounds = self._rounds
+        if not self._io_turn.wait(left_s) and self._driven and rounds == self._rounds:
+            self._io_asleep = True
+            self._io_turn.wait()
+            self._io_asleep = False
+
+    def close(self) -> None:
+        """Ends the I/O thread; afterwards the caller alone may drive."""
+        with self._lock:
+            self._closing = True
+            self._io_turn.notify()
+            self._freed.notify_all()
+        self._wakeup.set()
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._thread.join()

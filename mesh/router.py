@@ -1,0 +1,242 @@
+"""The router process: one per host. A thin shell around `core.owner`: sockets in, decisions there, sockets out."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, Final
+
+from mesh import clock, locate, messages, slot_page, transport
+from mesh.core.dispatch import Budgets
+from mesh.core.effects import Effect, Persist, Send, SendControl, WatchProcess
+from mesh.core.owner import Arrival, Identity, Limits, Owner
+from mesh.exceptions import MalformedMessage, MeshError
+from mesh.ids import OWNER_TAG_BYTES
+from mesh.journal import Journal, MemoryJournal
+from mesh.messages import Durability
+from mesh.remote_errors import encode_exception
+from mesh.settings import Settings
+from mesh.version import VERSION
+
+logger = logging.getLogger(__name__)
+
+#: How long a router that is about to exit looks for latecomers.
+LAST_LOOK_S: Final = 0.05
+#: Malformed messages logged per peer before the rest is silent.
+MALFORMED_LOGGED: Final = 3
+#: Peers remembered for that.
+MALFORMED_PEERS: Final = 1000
+
+
+class Router:
+    """1. Receives. 2. Performs effects. 3. Tells the owner of deaths. 4. Ends when idle or told to."""
+
+    def __init__(self, place: locate.Place, settings: Settings) -> None:
+        self._idle_exit_s = settings.router_idle_exit
+        self._idle_since_mono_s: float | None = None
+        self._stopping = False
+        self._context = transport.context()
+        self._malformed_from: dict[bytes, int] = {}
+        self._place = place
+        self._bind()
+        self._wakeup = transport.Wakeup()
+        self._processes = transport.Processes()
+        identity = Identity(place.mesh, place.directory, _owner_tag(place.directory), secrets.token_bytes(8), os.getpid(), VERSION)
+        self._owner = Owner(identity, _limits(settings), lambda error: encode_exception(error, ""))
+        self._journal: Journal = MemoryJournal(self._committed)
+        self._poller = transport.Poller()
+        for source in (self._inbox, self._control, self._wakeup.fileno(), self._processes.fileno()):
+            self._poller.add(source)
+        self._perform: Final[dict[type[Any], Callable[[Any], None]]] = {
+            Send: self._send,
+            SendControl: self._send_control,
+            Persist: self._persist,
+            WatchProcess: self._watch,
+        }
+
+    def _bind(self) -> None:
+        self._inbox = transport.Door(self._context, locate.inbox_url(self._place), on_malformed=self._on_malformed)
+        self._control = transport.Door(self._context, locate.control_url(self._place), on_malformed=self._on_malformed)
+
+    # --- life ------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serves until it is told to stop or has been idle long enough."""
+        while not self._stopping:
+            self._poller.wait(self._timeout_s())
+            self._wakeup.clear()
+            came = self._turn()
+            if not came and self._may_exit() and not self._last_look():
+                logger.info("idle, leaving", extra={"action": "idle_exit"})
+                return
+
+    def stop(self) -> None:
+        """Ends `run` soon. Any thread, also a signal handler."""
+        self._stopping = True
+        self._wakeup.set()
+
+    def close(self) -> None:
+        """Gives every socket and descriptor back."""
+        self._journal.close()
+        self._inbox.close(linger_ms=200)
+        self._control.close(linger_ms=200)
+        self._context.term()
+        self._processes.close()
+        self._wakeup.close()
+
+    def _turn(self) -> bool:
+        """One round: everything that is there in, all effects out. Returns whether anything came."""
+        batch = [Arrival(False, *one) for one in self._inbox.receive()]
+        batch += [Arrival(True, *one) for one in self._control.receive()]
+        self._do(self._owner.handle(batch, clock.now()))
+        ended = self._processes.ended()
+        for pid in ended:
+            self._process_ended(pid)
+        return bool(batch or ended)
+
+    def _timeout_s(self) -> float | None:
+        deadline = self._owner.next_deadline_mono_s()
+        now_mono_s = clock.mono_s()
+        if self._owner.is_idle() and self._idle_exit_s is not None:
+            if self._idle_since_mono_s is None:
+                self._idle_since_mono_s = now_mono_s
+            leave = self._idle_since_mono_s + self._idle_exit_s
+            deadline = leave if deadline is None else min(deadline, leave)
+        else:
+            self._idle_since_mono_s = None
+        return None if deadline is None else max(0.0, deadline - now_mono_s)
+
+    def _may_exit(self) -> bool:
+        since, idle_s = self._idle_since_mono_s, self._idle_exit_s
+        return since is not None and idle_s is not None and self._owner.is_idle() and clock.mono_s() - since >= idle_s
+
+    def _last_look(self) -> bool:
+        """Takes no new peers, and looks once more; whoever came meanwhile is served, and the doors open again."""
+        self._inbox.unbind()
+        self._control.unbind()
+        self._poller.wait(LAST_LOOK_S)
+        if not self._turn():
+            return False
+        self._inbox.socket.bind(self._inbox.url)
+        self._control.socket.bind(self._control.url)
+        self._idle_since_mono_s = None
+        return True
+
+    # --- effects ---------------------------------------------------------------------------------
+
+    def _do(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            self._perform[type(effect)](effect)
+
+    def _send(self, effect: Send) -> None:
+        if not self._inbox.send(effect.peer, effect.message, effect.frames) and type(effect.message) is messages.Tasks:
+            logger.warning("a slot's link is gone, its tasks are requeued", extra={"action": "slot_unreachable"})
+            self._do(self._owner.handle([Arrival(False, effect.peer, messages.Bye("its link is gone"))], clock.now()))
+
+    def _send_control(self, effect: SendControl) -> None:
+        if not self._control.send(effect.peer, effect.message):
+            self._do(self._owner.unreachable(effect.peer, clock.now()))
+
+    def _persist(self, effect: Persist) -> None:
+        self._journal.append(effect)
+
+    def _committed(self, number: int, durability: Durability) -> None:
+        self._do(self._owner.committed(number, durability, clock.now()))
+
+    def _watch(self, effect: WatchProcess) -> None:
+        if not self._processes.watch(effect.pid):
+            self._process_ended(effect.pid)
+
+    def _process_ended(self, pid: int) -> None:
+        slot = self._owner.slot_of_pid(pid)
+        begun = slot_page.begun_of(*slot, pid) if slot is not None else 0
+        self._do(self._owner.process_ended(pid, begun, clock.now()))
+
+    def _on_malformed(self, peer: bytes, error: MalformedMessage) -> None:
+        count = self._malformed_from.get(peer, 0) + 1
+        if len(self._malformed_from) >= MALFORMED_PEERS:
+            self._malformed_from.clear()
+        self._malformed_from[peer] = count
+        if count <= MALFORMED_LOGGED:
+            logger.warning("a message was dropped: %s", error, extra={"action": "malformed", "peer": peer.hex()})
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        tasks_max=settings.queue_max_tasks,
+        result_expires_s=settings.result_expires,
+        results_max_bytes=settings.results_max_bytes,
+        budgets=Budgets(settings.crash_budget, settings.lost_budget),
+    )
+
+
+def _owner_tag(directory: str) -> bytes:
+    """The tag all ids confirmed here bear: made once, kept beside the sockets, the same for every router of this place."""
+    path = os.path.join(directory, "owner.tag")
+    try:
+        with open(path, "rb") as file:
+            tag = file.read(OWNER_TAG_BYTES + 1)
+        if len(tag) == OWNER_TAG_BYTES:
+            return tag
+    except FileNotFoundError:
+        pass
+    tag = secrets.token_bytes(OWNER_TAG_BYTES)
+    temporary = f"{path}.{os.getpid()}"
+    with open(temporary, "wb") as file:
+        file.write(tag)
+    os.replace(temporary, path)
+    return tag
+
+
+def run_router(place: locate.Place, settings: Settings, *, start_lock_fd: int | None = None, on_ready: Callable[[], None] | None = None) -> int:
+    """Runs the router of a place in this process until SIGTERM, SIGINT or idleness. Returns 0, or 1 where one runs already."""
+    locate.prepare(place)
+    lock = locate.acquire_router_lock(place)
+    if lock is None:
+        logger.error("a router of mesh %r runs already, with pid %s", place.mesh, locate.router_pid(place), extra={"action": "refused"})
+        return 1
+    router = Router(place, settings)
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        router.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    if start_lock_fd is not None:
+        locate.release_start_lock(start_lock_fd)
+    if on_ready is not None:
+        on_ready()
+    # What lives now lives for good. Tasks hold no cycles, so collections need not look at a million of them often.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 1_000)
+    try:
+        router.run()
+    finally:
+        router.close()
+        locate.release_router_lock(lock)
+    return 0
+
+
+def main(argv: list[str]) -> int:
+    """`python -m mesh.router DIRECTORY --mesh NAME [--start-lock-fd N]`: what `locate.ensure_router` starts."""
+    options = dict(zip(argv[1::2], argv[2::2], strict=False))
+    place = locate.locate(f"mesh://{argv[0]}")
+    place = place._replace(mesh=options.get("--mesh", place.mesh))
+    fd = options.get("--start-lock-fd")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        return run_router(place, Settings(), start_lock_fd=None if fd is None else int(fd))
+    except MeshError as error:
+        logger.error("%s", error, extra={"action": "failed"})
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,270 @@
+"""A slot: the process in which one task at a time runs. One thread does everything; while user code runs, nothing else does.
+
+It takes leases from its router, says in the slot page which one it begins, and sends each outcome twice: straight to the caller's
+reply socket where the two share a host, and to the owner, which has the last word (DESIGN D4, D8).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import time
+from collections import OrderedDict
+from typing import Final, NamedTuple
+
+from mesh import ids, locate, messages, transport
+from mesh.core.work import Ended, Lease, Work, outcomes_message, results_message
+from mesh.execution import Execution
+from mesh.messages import Flag, Role
+from mesh.slot_page import SlotPage, name_bytes
+from mesh.template import LoadedApp, SlotOrder, place_of
+
+logger = logging.getLogger(__name__)
+
+#: Callers whose reply sockets are kept connected.
+CALLERS_MAX: Final = 64
+#: How long to wait for HELLO-OK before HELLO is said again.
+HELLO_AGAIN_S: Final = 0.2
+#: How long a slot that ends waits for the receipts of its last outcomes.
+LAST_RECEIPTS_S: Final = 2.0
+
+
+class SlotOptions(NamedTuple):
+    """What a slot needs to know."""
+
+    place: locate.Place
+    node: str
+    slot: int
+    queues: tuple[str, ...]
+    lifeline_fd: int  #: readable when the slot is to end
+
+
+class _Direct:
+    """The direct path to one caller: a DEALER that is up once the caller has answered."""
+
+    def __init__(self, link: transport.Link) -> None:
+        self.link = link
+        self.up = False
+
+
+class Slot:
+    """1. Runs leases in order. 2. Sends outcomes to callers and owner. 3. Joins whichever router is there."""
+
+    def __init__(self, options: SlotOptions, page: SlotPage, execution: Execution) -> None:
+        self._options = options
+        self._page = page
+        self._execution = execution
+        self._incarnation = random.SystemRandom().getrandbits(ids.INCARNATION_BITS)
+        self._work = Work(page.enter(options.slot, os.getpid()))
+        self._context = transport.context()
+        self._processes = transport.Processes()
+        self._poller = transport.Poller()
+        self._poller.add(options.lifeline_fd)
+        self._poller.add(self._processes.fileno())
+        #: {id prefix: direct path}, least recently used first.
+        self._direct: OrderedDict[bytes, _Direct] = OrderedDict()
+        self._names: dict[str, bytes] = {}
+        self._ending_by_mono_s: float | None = None
+        self._joined = False
+        self._router = self._dial()
+
+    # --- the loop --------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Works until the lifeline says that it is to end."""
+        while not self._is_over():
+            if self._work.waiting and self._joined:
+                self._run_next(self._work.waiting.popleft())
+            else:
+                self._wait()
+            if not self._work.waiting:
+                self._receive()
+
+    def _is_over(self) -> bool:
+        if self._ending_by_mono_s is None:
+            return False
+        return not self._work.unreceipted or time.monotonic() >= self._ending_by_mono_s
+
+    def _wait(self) -> None:
+        deadlines = [self._work.next_deadline_mono_s(), self._ending_by_mono_s]
+        if not self._joined:
+            deadlines.append(self._hello_mono_s + HELLO_AGAIN_S)
+        known = [deadline for deadline in deadlines if deadline is not None]
+        ready = {source for source, _ in self._poller.wait(max(0.0, min(known) - time.monotonic()) if known else None)}
+        if self._options.lifeline_fd in ready:
+            self._begin_to_end()
+        if self._processes.fileno() in ready and self._processes.ended():
+            self._rejoin()
+        if not self._joined and time.monotonic() >= self._hello_mono_s + HELLO_AGAIN_S:
+            self._rejoin()
+        overdue = self._work.overdue(time.monotonic())
+        if overdue and self._joined:
+            self._router.send(*outcomes_message(overdue))
+
+    def _begin_to_end(self) -> None:
+        self._poller.remove(self._options.lifeline_fd)
+        self._ending_by_mono_s = time.monotonic() + LAST_RECEIPTS_S
+        if self._work.waiting:
+            self._return([lease.number for lease in self._work.waiting])
+            self._work.waiting.clear()
+
+    def _run_next(self, lease: Lease) -> None:
+        work = self._work
+        if work.must_send_before(lease, time.monotonic()):
+            self._flush()
+        task_id, name, attempt, flags, *_ = lease.record
+        encoded = self._names.get(name)
+        if encoded is None:
+            encoded = self._names[name] = name_bytes(name)
+        wall_s = time.time()
+        if not self._page.begin(self._options.slot, lease.number, task_id, encoded, attempt, wall_s):
+            self._return([lease.number])
+            return
+        if flags & Flag.TRACK_STARTED:
+            self._router.send(messages.Started(lease.number, wall_s))
+        begun = time.perf_counter_ns()
+        status, body, frames = self._execution.run(lease.record, lease.frames)
+        runtime_us = (time.perf_counter_ns() - begun) // 1000
+        self._page.end(self._options.slot)
+        work.ended(lease, status, runtime_us, body, frames, time.monotonic())
+        if not work.waiting:
+            self._flush()
+
+    def _return(self, leases: list[int]) -> None:
+        self._router.send(messages.Returned(leases))
+
+    # --- outcomes --------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        """Sends every outcome there is: to the callers first, who wait for it, then to the owner."""
+        unsent, by_caller = self._work.take_unsent(time.monotonic())
+        for prefix, ended in by_caller.items():
+            if not self._send_direct(prefix, ended):
+                for one in ended:
+                    one.record[6] = False
+        if unsent and self._joined:
+            self._router.send(*outcomes_message(unsent))
+
+    def _send_direct(self, prefix: bytes, ended: list[Ended]) -> bool:
+        direct = self._direct.get(prefix)
+        if direct is None:
+            self._dial_caller(prefix)
+            return False
+        self._direct.move_to_end(prefix)
+        if not direct.up:
+            self._look_for_hello_ok(prefix, direct)
+        if not direct.up:
+            return False
+        if direct.link.send(*results_message(ended)):
+            return True
+        self._drop(prefix)
+        return False
+
+    def _dial_caller(self, prefix: bytes) -> None:
+        path = locate.reply_path(self._options.place.directory, ids.read(ids.stamp(prefix, 0)).incarnation)
+        if not os.path.exists(path):
+            return
+        if len(self._direct) >= CALLERS_MAX:
+            self._drop(next(iter(self._direct)))
+        link = transport.Link(self._context, f"ipc://{path}", reconnect=False)
+        link.send(self._hello())
+        self._direct[prefix] = _Direct(link)
+        self._poller.add(link)
+
+    def _look_for_hello_ok(self, prefix: bytes, direct: _Direct) -> None:
+        for message, _ in direct.link.receive():
+            if type(message) is messages.HelloOk:
+                direct.up = True
+                self._poller.remove(direct.link)
+
+    def _drop(self, prefix: bytes) -> None:
+        direct = self._direct.pop(prefix)
+        self._poller.remove(direct.link)
+        direct.link.close()
+
+    # --- the router ------------------------------------------------------------------------------
+
+    def _dial(self) -> transport.Link:
+        link = transport.Link(self._context, locate.inbox_url(self._options.place))
+        self._poller.add(link)
+        link.send(self._hello())
+        self._hello_mono_s = time.monotonic()
+        return link
+
+    def _hello(self) -> messages.Hello:
+        options = self._options
+        info = {
+            "node": options.node,
+            "index": options.slot,
+            "queues": list(options.queues),
+            "last_lease": self._work.last_lease,
+        }
+        return messages.Hello(
+            messages.PROTOCOL_MAJOR, messages.PROTOCOL_MINOR, Role.SLOT, options.place.mesh, self._incarnation, os.getpid(), info
+        )
+
+    def _rejoin(self) -> None:
+        """Says HELLO anew, over a new link, so that nothing meant for an earlier router reaches the next one."""
+        self._joined = False
+        self._poller.remove(self._router)
+        self._router.close()
+        self._router = self._dial()
+
+    def _receive(self) -> None:
+        for message, frames in self._router.receive():
+            kind = type(message)
+            if kind is messages.Tasks:
+                self._work.take(message, frames)  # type: ignore[arg-type]
+            elif kind is messages.Receipt:
+                self._work.receipt(message.upto)  # type: ignore[union-attr]
+            elif kind is messages.HelloOk:
+                self._join(message.pid)  # type: ignore[union-attr]
+            elif kind is messages.NeedHello:
+                self._rejoin()
+                return
+            elif kind is messages.HelloRefused:
+                logger.error("the router refused this slot: %s", message.reason, extra={"action": "refused"})  # type: ignore[union-attr]
+        for prefix, direct in list(self._direct.items()):
+            if not direct.up:
+                self._look_for_hello_ok(prefix, direct)
+
+    def _join(self, router_pid: int) -> None:
+        if self._joined:
+            return
+        self._joined = True
+        self._processes.watch(router_pid)
+        again = self._work.rejoin()
+        if again:
+            self._router.send(*outcomes_message(again))
+
+    def close(self) -> None:
+        """Leaves the router in good order and gives everything back."""
+        with contextlib.suppress(Exception):
+            self._router.send(messages.Bye("the slot ends"))
+        for prefix in list(self._direct):
+            self._drop(prefix)
+        self._router.close(linger_ms=500)
+        self._context.term()
+        self._processes.close()
+
+
+def run_slot(app: LoadedApp, order: SlotOrder, lifeline_fd: int) -> None:
+    """What a process forked from the template does until it ends."""
+    place = place_of(order)
+    page = SlotPage(order.page_path, order.slots, create=False)
+    options = SlotOptions(place, order.node, order.slot, order.queues, lifeline_fd)
+    slot = Slot(options, page, Execution(app.registry, order.node, _log_failure))
+    try:
+        slot.run()
+    finally:
+        slot.close()
+        page.close()
+
+
+def _log_failure(name: str, task_id: bytes, error: BaseException, expected: bool) -> None:
+    level = logging.INFO if expected else logging.ERROR
+    text = ids.to_text(task_id)
+    trace = None if expected else (type(error), error, error.__traceback__)
+    logger.log(level, "task %s[%s] raised %r", name, text, error, exc_info=trace, extra={"action": "task_failed", "task": text})

@@ -1,0 +1,153 @@
+"""The slot page: one mmapped file a node, one record a slot, in which slots say what they have begun (DESIGN D4).
+
+A record is written by its slot, but for `withdrawn`, which the supervisor raises. Anybody of the same user may read it; nobody
+needs a lock:
+
+- The slot writes `begun = n`, then looks at `withdrawn`. It runs lease n only where `withdrawn < n`; else it returns n.
+- The supervisor raises `withdrawn`, waits `SETTLE_S`, then reads `begun`: what lies above it was not begun and never will be.
+  The wait is far longer than a store needs to become visible to another core. Should the slot return a lease that the
+  supervisor returns too, the second return changes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import struct
+from typing import Final, NamedTuple
+
+#: Between raising `withdrawn` and reading `begun`.
+SETTLE_S: Final = 0.001
+#: One record; a multiple of the cache line, so that slots don't slow each other.
+RECORD_BYTES: Final = 256
+_NAME_BYTES: Final = 128
+
+#: Offsets in a record: aligned 8-byte words, written whole.
+_BEGUN: Final = 0
+_WITHDRAWN: Final = 8
+_PID: Final = 16
+_RUNNING: Final = 24  #: 1 while the begun lease runs
+_DETAIL: Final = 64
+
+_WORD: Final = struct.Struct("=Q")
+#: started_wall_s, attempt, task id, name length, name
+_DETAIL_FORM: Final = struct.Struct(f"=dI16sH{_NAME_BYTES}s")
+
+
+class Running(NamedTuple):
+    """What a slot runs."""
+
+    task_id: bytes
+    name: str
+    attempt: int
+    started_wall_s: float
+    lease: int
+
+
+class SlotPage:
+    """The page of one node. The supervisor creates it; template and slots inherit the mapping."""
+
+    def __init__(self, path: str, slots: int, *, create: bool) -> None:
+        self.path = path
+        self.slots = slots
+        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_TRUNC if create else 0)
+        fd = os.open(path, flags, 0o600)
+        try:
+            if create:
+                os.ftruncate(fd, slots * RECORD_BYTES)
+            self._map = mmap.mmap(fd, slots * RECORD_BYTES)
+        finally:
+            os.close(fd)
+
+    # --- the slot's side -------------------------------------------------------------------------
+
+    def enter(self, slot: int, pid: int) -> int:
+        """A new process takes the record over. Returns the last lease its predecessor can have known of."""
+        base = slot * RECORD_BYTES
+        last = max(self._read(base + _BEGUN), self._read(base + _WITHDRAWN))
+        self._write(base + _RUNNING, 0)
+        self._write(base + _PID, pid)
+        return last
+
+    def begin(self, slot: int, lease: int, task_id: bytes, name: bytes, attempt: int, wall_s: float) -> bool:
+        """Writes a lease as begun. False where it was withdrawn: then it must not run, and is to be returned."""
+        base = slot * RECORD_BYTES
+        page = self._map
+        _DETAIL_FORM.pack_into(page, base + _DETAIL, wall_s, attempt, task_id, len(name), name)
+        _WORD.pack_into(page, base + _BEGUN, lease)
+        if _WORD.unpack_from(page, base + _WITHDRAWN)[0] >= lease:
+            return False
+        page[base + _RUNNING] = 1
+        return True
+
+    def end(self, slot: int) -> None:
+        """The begun lease does not run any more."""
+        self._map[slot * RECORD_BYTES + _RUNNING] = 0
+
+    # --- the supervisor's side -------------------------------------------------------------------
+
+    def withdraw(self, slot: int, upto: int) -> None:
+        """No lease up to this one may begin from here on. Read `begun` after `SETTLE_S`."""
+        base = slot * RECORD_BYTES
+        if upto > self._read(base + _WITHDRAWN):
+            self._write(base + _WITHDRAWN, upto)
+
+    def begun(self, slot: int) -> int:
+        """The last lease that the slot has begun."""
+        return self._read(slot * RECORD_BYTES + _BEGUN)
+
+    def pid(self, slot: int) -> int:
+        """The process that holds the record."""
+        return self._read(slot * RECORD_BYTES + _PID)
+
+    def running(self, slot: int) -> Running | None:
+        """What the slot runs now, or None. Read twice, so that a change in between does not mix two tasks."""
+        base = slot * RECORD_BYTES
+        record = bytes(self._map[base : base + RECORD_BYTES])
+        for _ in range(100):
+            again = bytes(self._map[base : base + RECORD_BYTES])
+            if again == record:
+                break
+            record = again
+        if not record[_RUNNING]:
+            return None
+        wall_s, attempt, task_id, length, name = _DETAIL_FORM.unpack_from(record, _DETAIL)
+        lease = _WORD.unpack_from(record, _BEGUN)[0]
+        return Running(task_id, name[:length].decode(errors="replace"), attempt, wall_s, lease)
+
+    def _read(self, at: int) -> int:
+        value: int = _WORD.unpack_from(self._map, at)[0]
+        return value
+
+    def _write(self, at: int, value: int) -> None:
+        _WORD.pack_into(self._map, at, value)
+
+    def close(self) -> None:
+        """Unmaps the page; the file stays."""
+        self._map.close()
+
+    def remove(self) -> None:
+        """Unmaps the page and removes the file."""
+        self.close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
+
+
+def begun_of(path: str, slot: int, pid: int) -> int:
+    """The last lease that this slot process began, read from the file when slot and supervisor may both be gone; 0 where it does not say."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(slot * RECORD_BYTES)
+            record = file.read(RECORD_BYTES)
+    except OSError:
+        return 0
+    if len(record) < RECORD_BYTES or _WORD.unpack_from(record, _PID)[0] != pid:
+        return 0
+    begun: int = _WORD.unpack_from(record, _BEGUN)[0]
+    return begun
+
+
+def name_bytes(name: str) -> bytes:
+    """A task name as it fits into a record."""
+    return name.encode()[:_NAME_BYTES]

@@ -1,0 +1,271 @@
+"""The only maker of sockets and their options; sending and receiving whole messages; the poll loop.
+
+The options answer the pitfalls of ZeroMQ one by one: mandatory routing (an unknown or full peer is an error and not a silent
+drop), no lingering at close, hand-over of a routing id to the same process after a reconnect, bounded queues, bounded message sizes.
+A link belongs to one thread at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import secrets
+import select
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import zmq
+
+from mesh import codec
+from mesh.exceptions import MalformedMessage, MeshError
+from mesh.messages import FRAMES_MAX, Buffer, Message
+
+#: Older releases of libzmq can be crashed or starved by unauthenticated peers.
+LIBZMQ_MIN: Final = (4, 3, 4)
+#: Largest frame accepted; larger arguments and results are refused by the sender.
+MAX_FRAME_BYTES: Final = 1 << 30
+#: Messages a pipe may hold. Credit and the unconfirmed table are the real bounds; this is the backstop.
+HIGH_WATER_MARK: Final = 20_000
+#: Messages taken from one socket before the others get their turn.
+DRAIN: Final = 256
+#: Frames above this size are handed to libzmq by reference.
+ZERO_COPY_BYTES: Final = 1 << 16
+
+if zmq.zmq_version_info() < LIBZMQ_MIN:
+    raise MeshError(f"libzmq {zmq.zmq_version()} is too old; install pyzmq>=26.2, which brings its own")
+
+
+def context() -> zmq.Context[zmq.Socket[bytes]]:
+    """A context of this process. Must not be made before a fork."""
+    made: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    made.set(zmq.BLOCKY, 0)
+    made.set(zmq.MAX_SOCKETS, 8192)
+    return made
+
+
+class _Socket:
+    """What links and doors share: options, receiving, closing."""
+
+    def __init__(self, socket: zmq.Socket[bytes], url: str, on_malformed: Callable[[bytes, MalformedMessage], None] | None) -> None:
+        self.socket = socket
+        self.url = url
+        self._on_malformed = on_malformed
+        socket.set(zmq.LINGER, 0)
+        socket.set(zmq.SNDHWM, HIGH_WATER_MARK)
+        socket.set(zmq.RCVHWM, HIGH_WATER_MARK)
+        socket.set(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+
+    def _receive(self, *, routed: bool) -> tuple[bytes, Message | None, tuple[Buffer, ...]]:
+        """One message; None in place of a malformed one. Raises zmq.Again when there is none."""
+        socket = self.socket
+        peer = socket.recv(zmq.NOBLOCK) if routed else b""
+        if routed and not socket.getsockopt(zmq.RCVMORE):
+            self._malformed(peer, MalformedMessage("no frame behind the routing id"))
+            return peer, None, ()
+        header = socket.recv(zmq.NOBLOCK, copy=False)
+        frames: tuple[Buffer, ...] = ()
+        if header.more:
+            frames = self._more_frames()
+        try:
+            return peer, codec.decode(header.buffer, len(frames)), frames
+        except MalformedMessage as error:
+            self._malformed(peer, error)
+            return peer, None, ()
+
+    def _more_frames(self) -> tuple[Buffer, ...]:
+        frames: list[Buffer] = []
+        more = True
+        while more:
+            frame = self.socket.recv(zmq.NOBLOCK, copy=False)
+            more = frame.more
+            if len(frames) <= FRAMES_MAX:
+                frames.append(frame)
+        return tuple(frames)
+
+    def _malformed(self, peer: bytes, error: MalformedMessage) -> None:
+        if self._on_malformed is not None:
+            self._on_malformed(peer, error)
+
+    def _send_rest(self, message: Message, frames: tuple[Buffer, ...]) -> None:
+        if not frames:
+            self.socket.send(codec.encode(message), zmq.NOBLOCK)
+            return
+        self.socket.send(codec.encode(message), zmq.NOBLOCK | zmq.SNDMORE)
+        last = len(frames) - 1
+        for at, frame in enumerate(frames):
+            by_reference = len(frame) >= ZERO_COPY_BYTES
+            self.socket.send(frame, zmq.NOBLOCK | (zmq.SNDMORE if at < last else 0), copy=not by_reference)
+
+    def close(self, linger_ms: int = 0) -> None:
+        """Closes the socket; what it has not sent within `linger_ms` after that is dropped."""
+        self.socket.close(linger=linger_ms)
+
+
+class Link(_Socket):
+    """A DEALER connected to one place. Its routing id is fresh, so a successor never takes it for somebody it knows."""
+
+    def __init__(
+        self,
+        ctx: zmq.Context[zmq.Socket[bytes]],
+        url: str,
+        *,
+        reconnect: bool = True,
+        on_malformed: Callable[[bytes, MalformedMessage], None] | None = None,
+    ) -> None:
+        super().__init__(ctx.socket(zmq.DEALER), url, on_malformed)
+        self.socket.set(zmq.ROUTING_ID, b"\x01" + secrets.token_bytes(8))
+        # A spread of waits, so that a router that comes back is not met by everybody at once.
+        self.socket.set(zmq.RECONNECT_IVL, random.randint(10, 40) if reconnect else -1)
+        self.socket.connect(url)
+
+    def send(self, message: Message, frames: tuple[Buffer, ...] = ()) -> bool:
+        """Hands a message over; False where the pipe is full or gone. What was handed over may still be lost with the link."""
+        try:
+            self._send_rest(message, frames)
+        except zmq.Again:
+            return False
+        return True
+
+    def receive(self, limit: int = DRAIN) -> Iterator[tuple[Message, tuple[Buffer, ...]]]:
+        """What has arrived, up to `limit` messages, without waiting. Malformed messages are left out."""
+        for _ in range(limit):
+            try:
+                _, message, frames = self._receive(routed=False)
+            except zmq.Again:
+                return
+            if message is not None:
+                yield message, frames
+
+
+class Door(_Socket):
+    """A bound ROUTER."""
+
+    def __init__(
+        self,
+        ctx: zmq.Context[zmq.Socket[bytes]],
+        url: str,
+        *,
+        on_malformed: Callable[[bytes, MalformedMessage], None] | None = None,
+    ) -> None:
+        super().__init__(ctx.socket(zmq.ROUTER), url, on_malformed)
+        self.socket.set(zmq.ROUTER_MANDATORY, 1)
+        self.socket.set(zmq.ROUTER_HANDOVER, 1)
+        self.socket.set(zmq.BACKLOG, 1024)
+        self.socket.bind(url)
+
+    def unbind(self) -> None:
+        """Takes no new peers; those that are there stay."""
+        with contextlib.suppress(zmq.ZMQError):
+            self.socket.unbind(self.url)
+
+    def send(self, peer: bytes, message: Message, frames: tuple[Buffer, ...] = ()) -> bool:
+        """Hands a message over; False where the peer is unknown or its pipe is full."""
+        try:
+            self.socket.send(peer, zmq.NOBLOCK | zmq.SNDMORE)
+            self._send_rest(message, frames)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as error:
+            if error.errno == zmq.EHOSTUNREACH:
+                return False
+            raise
+        return True
+
+    def receive(self, limit: int = DRAIN) -> Iterator[tuple[bytes, Message, tuple[Buffer, ...]]]:
+        """(peer, message, frames) of what has arrived, up to `limit` messages, without waiting. Malformed messages are left out."""
+        for _ in range(limit):
+            try:
+                peer, message, frames = self._receive(routed=True)
+            except zmq.Again:
+                return
+            if message is not None:
+                yield peer, message, frames
+
+
+class Poller:
+    """Waits for links, doors and file descriptors together."""
+
+    def __init__(self) -> None:
+        self._poller = zmq.Poller()
+
+    def add(self, source: _Socket | int) -> None:
+        """Waits for input from this one too."""
+        self._poller.register(source if isinstance(source, int) else source.socket, zmq.POLLIN)
+
+    def remove(self, source: _Socket | int) -> None:
+        """Waits for it no longer."""
+        with contextlib.suppress(KeyError):
+            self._poller.unregister(source if isinstance(source, int) else source.socket)
+
+    def wait(self, timeout_s: float | None) -> list[Any]:
+        """Sockets and descriptors with input, as (source, events) pairs; empty on time-out. None waits without end."""
+        if timeout_s is None:
+            return self._poller.poll()
+        # Rounded up: a deadline that is a fraction of a millisecond off must not become a busy loop.
+        return self._poller.poll(0 if timeout_s <= 0 else int(timeout_s * 1000) + 1)
+
+
+class Wakeup:
+    """Lets one thread end another's wait: an eventfd that is written at most once per wait."""
+
+    def __init__(self) -> None:
+        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def fileno(self) -> int:
+        """The descriptor to wait for."""
+        return self._fd
+
+    def set(self) -> None:
+        """Ends the wait. Any thread, also a signal handler."""
+        with contextlib.suppress(BlockingIOError, OSError):
+            os.eventfd_write(self._fd, 1)
+
+    def clear(self) -> None:
+        """To be called when the wait has ended."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._fd)
+
+    def close(self) -> None:
+        """Gives the descriptor back."""
+        os.close(self._fd)
+
+
+class Processes:
+    """Deaths of processes, from the kernel: one pidfd each, all behind one descriptor."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        #: {pidfd: pid}
+        self._pid_of: dict[int, int] = {}
+
+    def fileno(self) -> int:
+        """Readable when a watched process has died."""
+        return self._epoll.fileno()
+
+    def watch(self, pid: int) -> bool:
+        """Watches a process; False where it is dead already. Watching it twice is once."""
+        if pid in self._pid_of.values():
+            return True
+        try:
+            pidfd = os.pidfd_open(pid)
+        except (ProcessLookupError, OSError):
+            return False
+        self._pid_of[pidfd] = pid
+        self._epoll.register(pidfd, select.EPOLLIN)
+        return True
+
+    def ended(self) -> list[int]:
+        """The processes that have died since the last call."""
+        pids = []
+        for pidfd, _ in self._epoll.poll(0):
+            pids.append(self._pid_of.pop(pidfd))
+            self._epoll.unregister(pidfd)
+            os.close(pidfd)
+        return pids
+
+    def close(self) -> None:
+        """Gives all descriptors back."""
+        for pidfd in self._pid_of:
+            os.close(pidfd)
+        self._epoll.close()
