@@ -18,7 +18,7 @@ from mesh.locate import locate
 from mesh.registry import Registry, TaskDefinition
 from mesh.request import current_name
 from mesh.results import AsyncResult
-from mesh.settings import Conf, Settings
+from mesh.settings import SETTINGS, Conf, Settings
 from mesh.task import Task, check_arguments, check_id, send
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ R = TypeVar("R")
 
 _MAIN_MODULES: Final = ("__main__", "__mp_main__")
 _APP_OPTIONS: Final = ("main", "broker", "backend", "include", "set_as_current")
+#: {setting: where it is set, as it is no keyword of Mesh}
+_SETTINGS_ELSEWHERE: Final = {spec.name: f"write app.conf.{spec.name} = ..." for spec in SETTINGS}
 _TASK_OPTIONS: Final = ("name", "bind", "throws", "typing", "shared", "lazy", *TaskOptions._fields)
 
 
@@ -57,7 +59,9 @@ class Mesh:
             UnknownOption, OptionNotAvailable: a keyword that is no option of mesh.
         """
         for option in unknown:
-            celery_names.refuse_option("Mesh", option, _APP_OPTIONS, celery_names.APP_OPTIONS)
+            celery_names.refuse_option(
+                "Mesh", option, _APP_OPTIONS, {**_SETTINGS_ELSEWHERE, **celery_names.APP_OPTIONS}
+            )
         self.main = main
         self.conf = Conf(self._changed)
         #: The tasks by name, as a mapping; for slots also by `tasks.find(name)`.
@@ -224,6 +228,7 @@ class Mesh:
     def _forked(self) -> None:
         """In a forked child: leaves the parent's client alone. The lock may be held by a thread that is not here."""
         self._lock = threading.Lock()
+        _inherited.append(self._client)
         self._client = None
         self._renew()
 
@@ -289,6 +294,8 @@ class _CurrentApp:
 
 current_app: Final = cast(Mesh, _CurrentApp())
 
+#: Clients of parents. Kept, so that nothing of theirs is finalised here: sockets and threads are the parent's.
+_inherited: Final[list[Any]] = []
 #: Every app of the process.
 _apps: Final[weakref.WeakSet[Mesh]] = weakref.WeakSet()
 

@@ -12,6 +12,7 @@ from mesh.messages import Flag
 from mesh.settings import PRIORITY_RULE, QUEUE_NAME_RULE, Settings, is_queue_name
 
 _WHEN_RULE: Final = "a datetime or an ISO 8601 text"
+_EXPIRES_RULE: Final = f"seconds from now, {_WHEN_RULE}"
 _ID_CHARS_MAX: Final = 255
 IGNORE_RESULT: Final = int(Flag.IGNORE_RESULT)
 TRACK_STARTED: Final = int(Flag.TRACK_STARTED)
@@ -124,6 +125,13 @@ def check_priority(priority: Any) -> int:
     return int(priority)
 
 
+def check_expires(expires: Any) -> Any:
+    """Seconds or a time, as it stands. Raises InvalidCall."""
+    if not _is_number(expires):
+        _wall_s("expires", expires, Settings(), _EXPIRES_RULE)
+    return expires
+
+
 def check_boolean(option: str, value: Any) -> bool:
     """A switch. Raises InvalidCall."""
     if not isinstance(value, bool):
@@ -182,14 +190,14 @@ def _due(countdown: Any, eta: Any, settings: Settings) -> float:
     return due
 
 
-def expiry(expires: Any, settings: Settings, option: str = "expires") -> float:
+def expiry(expires: Any, settings: Settings) -> float:
     """After when the task must not begin any more, wall seconds; the past is clamped to now, with a warning.
 
     Raises:
         InvalidCall: neither seconds from now nor a time.
     """
     now = time.time()
-    at = now + expires if _is_number(expires) else _wall_s(option, expires, settings, f"seconds from now, {_WHEN_RULE}")
+    at = now + expires if _is_number(expires) else _wall_s("expires", expires, settings, _EXPIRES_RULE)
     if at >= now:
         return at
     import logging

@@ -215,8 +215,10 @@ class AsyncResult(Generic[R]):
     def _live(self) -> tuple[PendingCall, ResultReader]:
         """The call, and the client that fills it in; after a fork or a close the new client watches it."""
         pending, reader = self._pending, self._reader
-        if pending is not None and reader is not None and (pending.ending is not None or reader is self._source.client):
-            return pending, reader
+        if pending is not None and reader is not None:
+            ended = pending.ending is not None or pending.failure is not None
+            if ended or reader is self._source.client:
+                return pending, reader
         reader = self._source.client
         pending = reader.watch(ids.from_text(self.id) or self.id)
         self._pending, self._reader = pending, reader

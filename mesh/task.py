@@ -235,6 +235,7 @@ class Task(Generic[P, R]):
 _CHECKS: Final[dict[str, Callable[[Any], Any]]] = {
     "queue": calling.check_queue,
     "priority": calling.check_priority,
+    "expires": calling.check_expires,
     "ignore_result": lambda value: calling.check_boolean("ignore_result", value),
     "track_started": lambda value: calling.check_boolean("track_started", value),
     "acks_late": lambda value: calling.check_boolean("acks_late", value),
@@ -261,6 +262,8 @@ def send(  # noqa: PLR0917 - one call, whole
 
 def check_arguments(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """`args` and `kwargs` as they are sent. Raises InvalidCall."""
+    if type(args) is tuple and kwargs is None:
+        return args, {}
     if args is not None and (isinstance(args, str | bytes | Mapping) or not isinstance(args, Iterable)):
         raise InvalidCall("args", args, "a tuple or list of the positional arguments, such as (2, 2)")
     if kwargs is not None and (not isinstance(kwargs, Mapping) or not all(isinstance(key, str) for key in kwargs)):
