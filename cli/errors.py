@@ -10,7 +10,6 @@ from typing import Final
 import click
 
 from mesh.exceptions import (
-    AppNotFound,
     ImproperlyConfigured,
     InvalidCall,
     MeshError,
@@ -33,6 +32,9 @@ _GLOBAL: Final = {
     "-q": False,
     "--quiet": False,
 }
+
+#: Packages whose frames stand between the command line and the user's module.
+_IMPORTERS: Final = frozenset({"importlib", "mesh", "mesh_cli"})
 
 
 class Failed(Exception):
@@ -73,15 +75,23 @@ def of_mesh(error: MeshError) -> int:
 
 
 def _trace_of_the_app(error: MeshError) -> str:
-    """Where the user's module fails, when it does; for a module that is not there the message says it all."""
-    cause = error.__cause__
-    if (
-        not isinstance(error, TaskModuleNotFound | AppNotFound)
-        or cause is None
-        or isinstance(cause, ModuleNotFoundError)
-    ):
+    """Where the user's module fails, when it does."""
+    if not isinstance(error, TaskModuleNotFound):
         return ""
-    return "".join(traceback.format_exception(cause))
+    trim(error)
+    return "".join(traceback.format_exception(error.__cause__)) if error.__cause__ is not None else ""
+
+
+def trim(error: MeshError) -> None:
+    """Lets the traceback of the cause begin in the user's module; no cause is left where that does not even exist."""
+    cause = error.__cause__
+    if cause is None:
+        return
+    trace = cause.__traceback__
+    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] in _IMPORTERS:
+        trace = trace.tb_next
+    missing = trace is None and isinstance(cause, ModuleNotFoundError)
+    error.__cause__ = None if missing else cause.with_traceback(trace)
 
 
 def _moved(argv: Sequence[str], option: str) -> str:

@@ -42,22 +42,21 @@ def command(state: State, *, timeout: float, json_out: bool) -> int:
 
 
 def _lines(values: dict[str, Any], quiet: bool) -> list[str]:
-    lines = _router(values["router"])
-    for node in values["nodes"]:
-        lines += _node(node)
+    parts = [_router(values["router"]), [line for node in values["nodes"] for line in _node(node)]]
     if values["queues"]:
-        lines += ["", *_queues(values["queues"])]
+        parts.append(_queues(values["queues"]))
+    lines = "\n\n".join("\n".join(part) for part in parts if part).splitlines()
     return lines if quiet else [*lines, text.online(len(values["nodes"]))]
 
 
 def _router(router: dict[str, Any]) -> list[str]:
     tasks = ", ".join(f"{number} {phase}" for phase, number in router["tasks"].items())
-    clients = "1 client" if router["clients"] == 1 else f"{router['clients']} clients"
+    others = max(0, router["clients"] - 1)  # this command is one itself
+    clients = "1 client" if others == 1 else f"{others} clients"
     return [
         f"mesh {router['mesh']} in {router['directory']}",
         f"router {router['version']}, pid {router['pid']}, up {text.span(router['uptime_s'])}, {clients}",
         f"tasks: {tasks}",
-        "",
     ]
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mesh import locate, logs
+from mesh.exceptions import MeshError
 from mesh.settings import QUEUE_NAME_RULE, is_queue_name
 from mesh.version import VERSION
 
@@ -20,6 +21,7 @@ from .options import loglevel_option, names
 from .state import State
 
 if TYPE_CHECKING:
+    from mesh.app import Mesh
     from mesh.template import LoadedApp
 
 _NODE_NAME = re.compile(r"[^\s,@%]+@[^\s,@%]+")
@@ -130,14 +132,13 @@ def _loader(state: State, include: tuple[str, ...]) -> Callable[[], LoadedApp]:
     """What imports the app. It runs in the template."""
 
     def load() -> LoadedApp:
-        from mesh import loading
         from mesh.template import LoadedApp
 
-        app = state.find_app()
-        assert app is not None
-        loading.load_tasks(app)
-        for module in include:
-            loading.load_module(module)
+        try:
+            app = _load_app(state, include)
+        except MeshError as error:
+            errors.trim(error)
+            raise
         settings = app.settings
         info = {
             "app": state.target or app.main or "__main__",
@@ -149,6 +150,17 @@ def _loader(state: State, include: tuple[str, ...]) -> Callable[[], LoadedApp]:
         return LoadedApp(app.tasks, info)
 
     return load
+
+
+def _load_app(state: State, include: tuple[str, ...]) -> Mesh:
+    from mesh import loading
+
+    app = state.find_app()
+    assert app is not None
+    loading.load_tasks(app)
+    for module in include:
+        loading.load_module(module)
+    return app
 
 
 def banner(name: str, info: dict[str, Any], with_tasks: bool) -> str:
