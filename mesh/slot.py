@@ -80,6 +80,7 @@ class Slot:
             else:
                 self._wait()
             if not self._work.waiting:
+                self._flush()
                 self._receive()
 
     def _is_over(self) -> bool:
@@ -129,8 +130,6 @@ class Slot:
         runtime_us = (time.perf_counter_ns() - begun) // 1000
         self._page.end(self._options.slot)
         work.ended(lease, status, runtime_us, body, frames, time.monotonic())
-        if not work.waiting:
-            self._flush()
 
     def _return(self, leases: list[int]) -> None:
         self._router.send(messages.Returned(leases))
@@ -139,6 +138,8 @@ class Slot:
 
     def _flush(self) -> None:
         """Sends every outcome there is: to the callers first, who wait for it, then to the owner."""
+        if not self._work.has_unsent:
+            return
         unsent, by_caller = self._work.take_unsent(time.monotonic())
         for prefix, ended in by_caller.items():
             if not self._send_direct(prefix, ended):

@@ -98,6 +98,11 @@ class Work:
             return True
         return self._recent_us.get(lease.record[1], TINY_US) >= TINY_US
 
+    @property
+    def has_unsent(self) -> bool:
+        """Outcomes wait to be sent."""
+        return bool(self._unsent)
+
     def take_unsent(self, mono_s: float) -> tuple[list[Ended], dict[bytes, list[Ended]]]:
         """Everything to be sent now: all of it for the owner, and by the id's prefix for the callers. It then awaits its receipt."""
         unsent, self._unsent, self._unsent_bytes = self._unsent, [], 0
