@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, Literal, ParamSpec, T
 
 from mesh import calling, celery_names, results
 from mesh.calling import TaskOptions
+from mesh.conf import Conf
 from mesh.exceptions import InvalidCall, UnknownAttribute
 from mesh.locate import locate
 from mesh.registry import Registry, TaskDefinition
 from mesh.request import current_name
 from mesh.results import AsyncResult
-from mesh.settings import SETTINGS, Conf, Settings
+from mesh.settings import SETTINGS, Settings
 from mesh.task import Task, check_arguments, check_id, send
 
 if TYPE_CHECKING:

@@ -102,7 +102,7 @@ def _of_callable(function: Callable[..., Any], skip_first: bool) -> Arity:
     )
 
 
-def _arity(  # noqa: PLR0917 - the parts of a signature
+def _arity(
     positional: tuple[str, ...],
     positional_only: int,
     required: int,

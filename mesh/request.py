@@ -32,7 +32,7 @@ class _Runs(threading.local):
 _runs = _Runs()
 
 
-def enter_request(  # noqa: PLR0917 - called for every task: keywords cost
+def enter_request(
     task_id: bytes | None,
     name: str,
     attempt: int = 0,
@@ -73,7 +73,7 @@ class Request:
     is_eager = False
     utc = True
 
-    def __init__(  # noqa: PLR0917 - as enter_request
+    def __init__(
         self,
         task_id: bytes | None,
         name: str,

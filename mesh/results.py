@@ -106,7 +106,7 @@ class AsyncResult(Generic[R]):
 
     # --- waiting -----------------------------------------------------------------------------------
 
-    def get(  # noqa: PLR0917 - Celery's order
+    def get(
         self,
         timeout: float | None = None,
         propagate: bool = True,

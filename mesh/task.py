@@ -242,7 +242,7 @@ _CHECKS: Final[dict[str, Callable[[Any], Any]]] = {
 }
 
 
-def send(  # noqa: PLR0917 - one call, whole
+def send(
     app: App, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, confirm: bool
 ) -> AsyncResult[Any]:
     """Sends one call, and waits for its confirmation where asked to. Raises as `Task.apply_async`."""

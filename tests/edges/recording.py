@@ -46,7 +46,7 @@ class Recorder:
         self.closed = False
         self._news = threading.Condition()
 
-    def submit(self, name, queue, priority, flags, body, frames, options) -> PendingCall:  # noqa: PLR0917 - as Sender
+    def submit(self, name, queue, priority, flags, body, frames, options) -> PendingCall:
         pending = PendingCall(ids.stamp(PREFIX, len(self.sent) + 1), (options or {}).get("id"))
         args, kwargs = decode_call(body, frames or ())
         self.sent.append(Sent(name, queue, priority, flags, args, kwargs, options, pending))

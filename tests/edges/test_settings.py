@@ -8,7 +8,8 @@ import pytest
 
 from mesh import celery_names
 from mesh import exceptions as ex
-from mesh.settings import SETTINGS, Conf, Settings, check
+from mesh.conf import Conf
+from mesh.settings import SETTINGS, Settings, check
 from tests.edges.recording import RecordingMesh
 
 
