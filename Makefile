@@ -1,0 +1,95 @@
+# `make` is what CI runs. `make help` lists everything else.
+
+# The first Python that is new enough; 3.11 goes first because the lock of the lowest versions is made for it.
+PYTHON ?= $(shell for python in python3.11 python3; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
+ARGS ?=
+
+VENV := .venv
+LOWEST := .venv-lowest
+CODE := $(wildcard mesh cli bench tests examples)
+LOCK := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml
+
+.DEFAULT_GOAL := check
+
+.PHONY: check
+check: format-check lint types test ## format check, lint, types, tests (what `make` alone does)
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+.PHONY: setup
+setup: $(VENV)/.stamp ## make .venv from requirements.lock, once for each change of it
+
+.PHONY: format
+format: $(VENV)/.stamp ## write the format and the fixes that are safe
+	$(VENV)/bin/ruff format $(CODE)
+	$(VENV)/bin/ruff check --fix $(CODE)
+
+.PHONY: format-check
+format-check: $(VENV)/.stamp ## fail where `make format` would reformat
+	$(VENV)/bin/ruff format --check $(CODE)
+
+.PHONY: lint
+lint: $(VENV)/.stamp ## ruff
+	$(VENV)/bin/ruff check $(CODE)
+
+.PHONY: types
+types: $(VENV)/.stamp ## mypy, strict
+	$(VENV)/bin/mypy $(filter-out examples,$(CODE))
+
+.PHONY: test
+test: $(VENV)/.stamp ## the tests; ARGS="-m 'not slow' -k lease" goes to pytest
+	$(VENV)/bin/pytest $(ARGS)
+
+.PHONY: test-lowest
+test-lowest: $(LOWEST)/.stamp ## the tests with the lowest versions of the dependencies that pyproject.toml allows
+	$(LOWEST)/bin/pytest $(ARGS)
+
+.PHONY: bench
+bench: $(VENV)/.stamp ## the benchmarks; ARGS goes to them
+	$(VENV)/bin/python -m bench $(ARGS)
+
+.PHONY: demo
+demo: $(VENV)/.stamp ## a mesh on this machine, from nothing to results
+	@$(VENV)/bin/mesh demo $(ARGS)
+
+.PHONY: lock
+lock: $(VENV)/.stamp ## pin the newest dependencies in requirements.lock and the lowest in requirements-lowest.lock
+	$(LOCK) --upgrade --extra dev --output-file requirements.lock
+	$(LOCK) --upgrade --extra test --resolution lowest-direct --output-file requirements-lowest.lock
+
+.PHONY: clean
+clean: ## remove what builds and tools left behind; keeps .venv
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache $(LOWEST)
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.stamp: requirements.lock pyproject.toml
+	$(call fill,$(VENV),requirements.lock)
+
+$(LOWEST)/.stamp: requirements-lowest.lock pyproject.toml
+	$(call fill,$(LOWEST),requirements-lowest.lock)
+
+# Fills the environment $(1) from the lock $(2). Its output is shown only when it fails, so that `make demo` shows the demo.
+# The project goes in by itself and unisolated: everything it is built with is in the lock, under a hash.
+define fill
+@if [ -z "$(PYTHON)" ] || ! "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	echo "mesh needs Python 3.11 or newer, and found $(if $(PYTHON),that $(PYTHON) is not,none)." >&2; \
+	echo "Install one (Debian, Ubuntu: apt-get install python3 python3-venv), or name it: make PYTHON=/path/to/python3.11" >&2; \
+	exit 1; \
+fi
+@echo "setting up $(1) (once; about a minute)"
+@log="$$(mktemp)"; trap 'rm -f "$$log"' EXIT; \
+{ \
+	{ [ -x $(1)/bin/pip ] || "$(PYTHON)" -m venv $(1); } && \
+	$(1)/bin/pip install --disable-pip-version-check --require-hashes -r $(2) && \
+	$(1)/bin/pip install --disable-pip-version-check --no-deps --no-build-isolation --editable . ; \
+} >"$$log" 2>&1 || { \
+	cat "$$log" >&2; \
+	echo "could not set up $(1). If the module ensurepip or venv is missing: apt-get install python3-venv." >&2; \
+	echo "Otherwise remove $(1) and try again." >&2; \
+	exit 1; \
+}
+@touch $@
+endef
