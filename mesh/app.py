@@ -268,7 +268,7 @@ class Mesh:
         instead = celery_names.APP_ATTRIBUTES.get(name)
         if instead is None:
             near = celery_names.suggest(name, [known for known in dir(self) if not known.startswith("_")])
-            instead = f"did you mean {near!r}?" if near else "see docs/calling.md for what an app offers"
+            instead = f"did you mean {near!r}?" if near else "dir(app) lists what there is"
         raise UnknownAttribute("an app", name, instead.rstrip("."))
 
     def __repr__(self) -> str:

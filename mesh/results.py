@@ -136,9 +136,11 @@ class AsyncResult(Generic[R]):
         if self._ignored:
             return None  # type: ignore[return-value]
         ending = self._ending(timeout)
-        value = self._decoded(ending)
         if ending.status != _SUCCESS and propagate:
-            raise _clean(value)
+            raise _failure(
+                self.id, ending
+            )  # a fresh one each time: a kept one would hold the frames it was raised through
+        value = self._decoded(ending)
         if callback is not None:
             callback(self.id, value)
         return value  # type: ignore[no-any-return]

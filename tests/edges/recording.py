@@ -40,7 +40,7 @@ class Recorder:
         self.asked: list[bytes | str] = []
         #: {id: what the owner says}
         self.known: dict[bytes | str, TaskState] = {}
-        #: {id: outcome that comes to whoever watches}
+        #: {id: outcome that comes to whoever waits for it}
         self.outcomes: dict[bytes | str, Ending] = {}
         self.batches = 0
         self.closed = False
@@ -59,6 +59,7 @@ class Recorder:
 
     def wait(self, pending: PendingCall, timeout_s: float | None) -> bool:
         with self._news:
+            pending.ending = pending.ending or self.outcomes.get(pending.custom_id or pending.task_id)
             return self._news.wait_for(lambda: bool(pending.ending or pending.failure), timeout_s)
 
     def wait_confirmed(self, pending: PendingCall, timeout_s: float | None) -> bool:
@@ -67,9 +68,7 @@ class Recorder:
 
     def watch(self, task_id: bytes | str) -> PendingCall:
         self.watched.append(task_id)
-        pending = PendingCall(b"", task_id) if isinstance(task_id, str) else PendingCall(task_id)
-        pending.ending = self.outcomes.get(task_id)
-        return pending
+        return PendingCall(b"", task_id) if isinstance(task_id, str) else PendingCall(task_id)
 
     def states(self, asked: Iterable[bytes | str], timeout_s: float) -> list[TaskState]:
         asked = list(asked)

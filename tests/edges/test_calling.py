@@ -502,9 +502,16 @@ def test_a_wrapper_that_adds_an_argument_is_asked_itself(app):
 
         return wrapper
 
-    app.task(name="t")(with_connection(plain)).delay(1)
+    class WithConnection:
+        def __init__(self, function):
+            functools.update_wrapper(self, function)
 
-    assert app.last.args == [1]
+        def __call__(self, *args, **kwargs):
+            return vars(self)["__wrapped__"]("connection", *args, **kwargs)
+
+    for number, wrapper in enumerate((with_connection, WithConnection)):
+        app.task(name=f"t{number}")(wrapper(plain)).delay(1)
+        assert app.last.args == [1]
 
 
 # --- the app -------------------------------------------------------------------------------------
@@ -535,15 +542,43 @@ def test_an_app_refuses_what_it_does_not_know(options, error, words):
     assert "pw@" not in str(caught.value)
 
 
-def test_one_client_is_made_on_first_use_whoever_comes_first(app, add):
-    threads = [threading.Thread(target=add.delay, args=(1,)) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+class _Announced:
+    """A lock that says when somebody has to wait for it."""
 
+    def __init__(self):
+        self.waited_for = threading.Event()
+        self._lock = threading.Lock()
+
+    def __enter__(self):
+        if not self._lock.acquire(blocking=False):
+            self.waited_for.set()
+            self._lock.acquire()
+
+    def __exit__(self, *exc_info):
+        self._lock.release()
+
+
+def test_one_client_is_made_on_first_use_whoever_comes_first(app, add, monkeypatch):
+    # Given an app that is connecting, where a second thread comes meanwhile
+    app._lock = lock = _Announced()
+    second = threading.Thread(target=add.delay, args=(1,))
+    open_client = app._open_client
+
+    def slow_to_open(settings):
+        if not second.is_alive():
+            second.start()
+            assert lock.waited_for.wait(10)
+        return open_client(settings)
+
+    monkeypatch.setattr(app, "_open_client", slow_to_open)
+
+    # When both have called
+    add.delay(2)
+    second.join()
+
+    # Then it was through one client
     assert len(app.opened) == 1
-    assert len(app.opened[0].sent) == 8
+    assert sorted(sent.args for sent in app.opened[0].sent) == [[1], [2]]
 
 
 def test_a_closed_app_connects_again(app, add):

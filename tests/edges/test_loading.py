@@ -167,17 +167,18 @@ def test_the_modules_of_include_and_imports_are_loaded_once_each(project):
             "proj/app.py": "from mesh import Mesh\napp = Mesh('proj', include=['proj.a', 'proj.b'])\n",
             "proj/a.py": counted + task.format(name="one"),
             "proj/b.py": counted + task.format(name="two"),
+            "proj/c.py": counted + task.format(name="three"),
         }
     )
     app = find_app("proj")
-    app.conf.imports = ("proj.b",)
+    app.conf.imports = ("proj.b", "proj.c")
 
     # When its tasks are loaded
     load_tasks(app)
 
     # Then they are registered
-    assert sorted(app.tasks) == ["proj.a.one", "proj.b.two"]
-    assert vars(sys).pop("loaded_here") == 2
+    assert sorted(app.tasks) == ["proj.a.one", "proj.b.two", "proj.c.three"]
+    assert vars(sys).pop("loaded_here") == 3
 
 
 @pytest.mark.parametrize(

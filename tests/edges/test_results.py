@@ -94,13 +94,15 @@ def test_a_failure_is_raised_as_it_was_each_time_anew(call):
 
     depths = {depth_of_get() for _ in range(5)}
 
-    # Then it is the same exception, and does not grow
+    # Then it is the same each time, and does not grow
     assert len(depths) == 1
     with pytest.raises(ValueError, match="no") as caught:
         result.get()
     assert caught.value.args == ("no", 7)
-    assert caught.value is result.result
+    assert caught.value is not result.result
+    assert result.result.__traceback__ is None
     assert len(caught.value.__notes__) == 1
+    assert caught.value.__context__ is None
     assert "far away" in "".join(traceback.format_exception(caught.value))
     assert (result.state, result.failed(), result.successful()) == ("FAILURE", True, False)
     assert result.traceback == "Traceback: far away\n"
@@ -134,9 +136,18 @@ def test_a_refused_call_raises_why_whether_or_not_failures_are_wanted(call):
     result, pending, client = call()
     client.refuses(pending, ex.QueueFull("celery", "no room"))
 
+    def get_amid_trouble():
+        try:
+            raise RuntimeError("another")
+        except RuntimeError:
+            result.get()
+
+    with pytest.raises(ex.QueueFull):
+        get_amid_trouble()
     for propagate in (True, False):
-        with pytest.raises(ex.QueueFull, match="no room"):
+        with pytest.raises(ex.QueueFull, match="no room") as caught:
             result.get(propagate=propagate)
+        assert caught.value.__context__ is None
     assert (result.state, result.ready()) == ("FAILURE", True)
     assert isinstance(result.result, ex.QueueFull)
 
@@ -258,6 +269,7 @@ def test_where_the_owner_says_that_a_task_ended_its_outcome_is_fetched(app):
     result = app.AsyncResult(ids.to_text(STAMP))
 
     assert result.ready()
+    client.outcomes.clear()
     assert result.get(timeout=0) == 4
     assert client.watched == [STAMP]
 
