@@ -60,7 +60,7 @@ def _text(runs: list[Samples], as_json: bool, quick: bool) -> str:
     facts = machine.describe()
     if as_json:
         return json.dumps(report.as_json(runs, facts, quick), indent=2, ensure_ascii=False) + "\n"
-    return report.markdown(runs, facts)
+    return report.markdown(runs, facts, quick)
 
 
 def _write(text: str, out: Path | None) -> None:

@@ -87,7 +87,8 @@ def cold(system: protocol.ColdStarter, sizes: Sizes, scratch: Path) -> Figures:
 def idle(system: protocol.System, sizes: Sizes, scratch: Path) -> Figures:
     """MiB of PSS and wake-ups per second, by role, of a started system that nobody uses.
 
-    `pss` leaves out the client. The benchmark's own two processes share the interpreter's pages with the system.
+    `pss` leaves out the client. The benchmark's own two processes share the interpreter's pages with the system; the
+    client's wake-ups include one for each watch.
     """
     pids = system.pids()
     time.sleep(sizes.idle_settle_s)

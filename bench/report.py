@@ -32,7 +32,7 @@ def rows_of(samples: Samples) -> list[Row]:
     return [row for row in rows if row.mesh or row.floors or row.verdict]
 
 
-def markdown(runs: Iterable[Samples], facts: dict[str, str]) -> str:
+def markdown(runs: Iterable[Samples], facts: dict[str, str], quick: bool) -> str:
     """The table, with the machine above it and what failed below it."""
     runs = list(runs)
     most = max((samples.rounds for samples in runs), default=0)
@@ -42,6 +42,8 @@ def markdown(runs: Iterable[Samples], facts: dict[str, str]) -> str:
         f"the rounds' ratios, from {ROUNDS_FOR_INTERVAL} rounds on with its 90 % interval, which then decides.",
         "\n".join([_HEAD, *(_line(row) for samples in runs for row in rows_of(samples))]),
     ]
+    if quick:
+        parts.insert(1, "A quick run: its sizes are too small for the figures to mean anything.")
     if failed := [f"- {samples.case.name}: {failure}" for samples in runs for failure in samples.failures]:
         parts.append("Not measured:\n\n" + "\n".join(failed))
     return "\n\n".join(parts) + "\n"
