@@ -52,6 +52,8 @@ def load_tasks(app: Mesh) -> None:
     use_current_directory()
     for name in dict.fromkeys((*app.conf.include, *app.conf.imports)):
         load_module(name)
+    for twin in _twins(app):
+        app.tasks.adopt(twin.tasks)
 
 
 def load_module(name: str) -> ModuleType:
@@ -70,6 +72,20 @@ def use_current_directory() -> None:
 
 
 # --- within --------------------------------------------------------------------------------------
+
+
+def _twins(app: Mesh) -> Iterator[Mesh]:
+    """The apps that the app's own script made when it was imported as a module.
+
+    `python -m proj.mesh` makes one app, and task modules that import `proj.mesh` make a second, which gets their tasks.
+    """
+    script = sys.modules["__main__"]
+    file = getattr(script, "__file__", None)
+    if file is None or not any(value is app for value in vars(script).values()):
+        return
+    for module in list(sys.modules.values()):
+        if module is not script and getattr(module, "__file__", None) == file:
+            yield from (value for value in vars(module).values() if isinstance(value, Mesh) and value.main == app.main)
 
 
 def _check_target(target: str, module_name: str, attribute: str | None) -> None:

@@ -53,6 +53,10 @@ class Registry(Mapping[str, Any]):
             raise TaskNameTaken(definition.name, _shown(known), _shown(definition))
         self._definitions[definition.name] = definition
 
+    def adopt(self, other: Registry) -> None:
+        """Takes over the tasks of another app whose names are free here."""
+        self._definitions = {**other._definitions, **self._definitions}
+
     def find(self, name: str) -> TaskDefinition:
         """What runs under this name.
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
 import sys
 import traceback
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +15,7 @@ from mesh import exceptions as ex
 from mesh.app import Mesh
 from mesh.loading import find_app, load_tasks
 
+ROOT = Path(__file__).parents[2]
 APP = "from mesh import Mesh\n{name} = Mesh({title!r})\n"
 
 
@@ -179,6 +183,34 @@ def test_the_modules_of_include_and_imports_are_loaded_once_each(project):
     # Then they are registered
     assert sorted(app.tasks) == ["proj.a.one", "proj.b.two", "proj.c.three"]
     assert vars(sys).pop("loaded_here") == 3
+
+
+def test_an_app_that_runs_as_a_script_has_the_tasks_of_modules_that_import_it_again(project, tmp_path):
+    # Given a package whose app is started as a script
+    project(
+        {
+            "proj/__init__.py": "",
+            "proj/mesh.py": app_called("app", "proj")
+            + "app.conf.include = 'proj.tasks'\n"
+            + "@app.task\ndef here(): pass\n"
+            + "if __name__ == '__main__':\n"
+            + "    from mesh.loading import load_tasks\n    load_tasks(app)\n    print(sorted(app.tasks))\n",
+            "proj/tasks.py": "from proj.mesh import app\n@app.task\ndef add(): pass\n",
+        }
+    )
+
+    # When it loads its tasks
+    done = subprocess.run(
+        [sys.executable, "-m", "proj.mesh"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    # Then it has them all, also under the names by which others call them
+    assert done.stdout.strip() == "['proj.here', 'proj.mesh.here', 'proj.tasks.add']", done.stderr
 
 
 @pytest.mark.parametrize(
