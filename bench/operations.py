@@ -19,13 +19,17 @@ _MIB = 1 << 20
 
 
 def sequential(system: protocol.Caller, sizes: Sizes, scratch: Path) -> Figures:
-    """Latency of a call whose result is awaited before the next call, µs."""
-    took_us = []
-    for number in range(sizes.sequential_calls):
-        begun_s = time.perf_counter()
-        system.call(number, 2)
-        took_us.append((time.perf_counter() - begun_s) * 1e6)
-    return {"p50": percentile(took_us, 50), "p99": percentile(took_us, 99)}
+    """Latency of a call whose result is awaited before the next call, µs; CPU per call by role, µs."""
+    took_us: list[float] = []
+
+    def run() -> None:
+        for number in range(sizes.sequential_calls):
+            begun_s = time.perf_counter()
+            system.call(number, 2)
+            took_us.append((time.perf_counter() - begun_s) * 1e6)
+
+    cpu = _cpu_us(system, sizes, sizes.sequential_calls, run)
+    return {"p50": percentile(took_us, 50), "p99": percentile(took_us, 99), **cpu}
 
 
 def call_step(system: protocol.Caller, sizes: Sizes, scratch: Path) -> Figures:
@@ -148,13 +152,19 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def _throughput(system: protocol.System, sizes: Sizes, run: Callable[[int], None]) -> Figures:
+    took_s: list[float] = []
+    cpu = _cpu_us(system, sizes, sizes.tasks, lambda: took_s.append(_seconds(lambda: run(sizes.tasks))))
+    return {"rate": sizes.tasks / took_s[0], **cpu}
+
+
+def _cpu_us(system: protocol.System, sizes: Sizes, tasks: int, work: Callable[[], None]) -> Figures:
+    """CPU that `work` takes for each of its tasks, in all processes, also after its end: in all and by role, µs."""
     pids = system.pids()
     before = _sums(pids, cpu_ns)
-    took_s = _seconds(lambda: run(sizes.tasks))
+    work()
     time.sleep(sizes.cpu_settle_s)
-    used_us = {role: (used - before[role]) / 1e3 / sizes.tasks for role, used in _sums(pids, cpu_ns).items()}
-    cpu = {f"cpu_{role}": us for role, us in used_us.items()}
-    return {"rate": sizes.tasks / took_s, "cpu": sum(used_us.values()), **cpu}
+    used_us = {role: (used - before[role]) / 1e3 / tasks for role, used in _sums(pids, cpu_ns).items()}
+    return {"cpu": sum(used_us.values()), **{f"cpu_{role}": us for role, us in used_us.items()}}
 
 
 def _sums(pids: Pids, of: Callable[[int], int]) -> dict[Role, int]:
