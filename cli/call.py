@@ -86,7 +86,7 @@ def command(
     json_out: bool,
     **options: Any,
 ) -> int:
-    """Call the task NAME.
+    """Call a task by its name.
 
     Prints the id of the call once the router has confirmed it. With --wait it prints the value, and the exit code is 1
     where the task failed. An app is not needed; with one, its settings hold and its types can be sent and read.

@@ -45,28 +45,31 @@ class Failed(Exception):
         self.code = code
 
 
-def say(message: str, trace: str = "") -> None:
-    """Prints an error, behind the traceback of the user's own code where there is one."""
+def say(message: str, trace: str = "", colour: bool | None = None) -> None:
+    """Prints an error, behind the traceback of the user's own code where there is one.
+
+    `colour`: False for none; None is for the current command line to decide, where there is one.
+    """
     if trace:
         click.echo(trace.rstrip(), err=True)
-    click.echo(f"{click.style('Error:', fg='red', bold=True)} {message}", err=True)
+    click.echo(f"{click.style('Error:', fg='red', bold=True)} {message}", err=True, color=colour)
 
 
-def usage(error: click.ClickException, argv: Sequence[str]) -> int:
+def usage(error: click.ClickException, argv: Sequence[str], colour: bool | None) -> int:
     """Says what is wrong with the command line."""
     message = error.format_message().rstrip()
     context = getattr(error, "ctx", None)
     if isinstance(error, click.NoSuchOption) and error.option_name in _GLOBAL and context is not None:
-        say(f"{error.option_name} goes before the command. Write:\n  {_moved(argv, error.option_name)}")
+        say(f"{error.option_name} goes before the command. Write:\n  {_moved(argv, error.option_name)}", colour=colour)
         return exit_codes.USAGE
     hint = f'\nTry "{context.command_path} --help".' if context is not None else ""
-    say(message + hint)
+    say(message + hint, colour=colour)
     return exit_codes.USAGE if isinstance(error, click.UsageError) else exit_codes.FAILURE
 
 
-def of_mesh(error: MeshError) -> int:
+def of_mesh(error: MeshError, colour: bool | None) -> int:
     """Says what mesh refused or could not do."""
-    say(str(error), _trace_of_the_app(error))
+    say(str(error), _trace_of_the_app(error), colour)
     if isinstance(error, RouterUnreachable):
         return exit_codes.UNAVAILABLE
     if isinstance(error, ImproperlyConfigured | InvalidCall | UnserialisableArgument):

@@ -16,7 +16,7 @@ from mesh.version import VERSION
 
 from . import errors, exit_codes
 from .help import CONTEXT, examples
-from .state import State
+from .state import Origin, State
 
 if TYPE_CHECKING:
     from mesh.app import Mesh
@@ -64,6 +64,11 @@ class Root(click.Group):
         return super().resolve_command(ctx, args)
 
 
+def _no_colour(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        ctx.obj.colour = False
+
+
 @click.command(
     cls=Root,
     context_settings={**CONTEXT, "auto_envvar_prefix": "MESH"},
@@ -88,23 +93,29 @@ class Root(click.Group):
 @click.option(
     "--workdir", metavar="DIR", type=click.Path(exists=True, file_okay=False), help="Change to this directory first."
 )
-@click.option("-C", "--no-color", "no_colour", is_flag=True, help="No colours; so does NO_COLOR in the environment.")
+@click.option(
+    "-C",
+    "--no-color",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_no_colour,
+    help="No colours; so does NO_COLOR in the environment.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Print less: no banner, no counts.")
 @click.version_option(VERSION, "--version", prog_name="mesh", message="%(prog)s %(version)s")
 @click.pass_context
-def root(
-    ctx: click.Context, *, target: str | None, broker: str | None, workdir: str | None, no_colour: bool, quiet: bool
-) -> None:
+def root(ctx: click.Context, *, target: str | None, broker: str | None, workdir: str | None, quiet: bool) -> None:
     """A task queue without a broker: install it, start nodes, call functions.
 
     Each option can be set in the environment: MESH_APP, MESH_BROKER_URL, and MESH_COMMAND_OPTION for those of a
     command, such as MESH_WORKER_CONCURRENCY.
     """
-    colour = not (no_colour or os.environ.get("NO_COLOR"))
-    ctx.color = None if colour else False
+    origin: Origin = ctx.obj
+    ctx.color = _colour(origin)
     if workdir is not None:
         os.chdir(workdir)
-    state = ctx.obj = State(ctx.obj, target, broker, quiet, colour)
+    state = ctx.obj = State(origin.app, target, broker, quiet, origin.colour)
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
         return
@@ -118,21 +129,27 @@ def main(argv: Sequence[str] | None = None, app: Mesh | None = None) -> NoReturn
 
 def run(argv: Sequence[str], app: Mesh | None = None) -> int:
     """As `main`, and returns the exit code."""
+    origin = Origin(app)
     try:
-        code: Any = root.main(args=list(argv), prog_name="mesh", standalone_mode=False, obj=app)
+        code: Any = root.main(args=list(argv), prog_name="mesh", standalone_mode=False, obj=origin)
         sys.stdout.flush()
         return int(code or exit_codes.OK)
     except click.ClickException as error:
-        return errors.usage(error, argv)
+        return errors.usage(error, argv, _colour(origin))
     except errors.Failed as error:
-        errors.say(str(error))
+        errors.say(str(error), colour=_colour(origin))
         return error.code
     except MeshError as error:
-        return errors.of_mesh(error)
+        return errors.of_mesh(error, _colour(origin))
     except (click.Abort, KeyboardInterrupt):
         return exit_codes.INTERRUPTED
     except BrokenPipeError:
         return _reader_gone()
+
+
+def _colour(origin: Origin) -> bool | None:
+    """As click takes it: None is on a terminal only."""
+    return None if origin.colour else False
 
 
 def _reader_gone() -> int:

@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from mesh.app import Mesh
 
 
+class Origin:
+    """What a command line starts from, and what it has said so far of colours; also there when it can't be read."""
+
+    def __init__(self, app: Mesh | None) -> None:
+        self.app = app
+        self.colour = not os.environ.get("NO_COLOR")
+
+
 class State(NamedTuple):
     """One per command line. Nothing is imported or connected before it is asked for."""
 

@@ -62,7 +62,6 @@ def queue_names(text: str) -> tuple[str, ...]:
 @click.option(
     "-n",
     "--hostname",
-    "name",
     metavar="NAME",
     type=node_name,
     default="mesh@%h",
@@ -91,7 +90,7 @@ def queue_names(text: str) -> tuple[str, ...]:
 def command(
     state: State,
     *,
-    name: str,
+    hostname: str,
     concurrency: int | None,
     queues: tuple[str, ...] | None,
     loglevel: str,
@@ -111,16 +110,16 @@ def command(
 
     def on_loaded(info: dict[str, Any]) -> None:
         if not state.quiet:
-            click.echo(banner(name, info, with_tasks=logs.level_number(loglevel) <= logs.LEVELS["INFO"]))
+            click.echo(banner(hostname, info, with_tasks=logs.level_number(loglevel) <= logs.LEVELS["INFO"]))
 
     options = NodeOptions(
-        name=name,
+        name=hostname,
         load=_loader(state, include),
         place=None if state.broker is None else locate.locate(state.broker),
         concurrency=concurrency,
         queues=queues,
         on_loaded=on_loaded,
-        on_ready=lambda: logs.announce(f"{name} ready.", "ready"),
+        on_ready=lambda: logs.announce(f"{hostname} ready.", "ready"),
     )
     # Frozen before the fork, so that no later collection writes to the pages which this process and its children share:
     # 3.5 MiB less for a node of two slots.
