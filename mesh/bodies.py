@@ -60,7 +60,7 @@ def encode_call(args: Sequence[object], kwargs: dict[str, object]) -> tuple[byte
         raise UnserialisableArgument(
             "kwargs", "dict", "names of keyword arguments are plain str, and some of these are not"
         )
-    call = [list(args), kwargs] if kwargs else [list(args)]
+    call = [list(args), kwargs if type(kwargs) is dict else dict(kwargs)] if kwargs else [list(args)]
     try:
         if _any_large(args) or (kwargs and _any_large(kwargs.values())):
             return _encode_with_frames(call)

@@ -200,6 +200,12 @@ def test_a_call_comes_back_as_a_list_and_a_dict(args, kwargs):
     assert decode_call(document) == (list(args), kwargs)
 
 
+def test_arguments_may_be_given_in_any_sequence_and_mapping():
+    document, frames = encode_call([1, 2], collections.OrderedDict(a=3))
+    assert decode_call(document) == ([1, 2], {"a": 3})
+    assert frames is None
+
+
 @pytest.mark.parametrize(
     ("desc", "value", "wire"),
     [
