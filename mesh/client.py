@@ -252,7 +252,7 @@ class Client:
 
     def turn(self, timeout_s: float | None) -> None:
         """As reactor.Turns."""
-        ready = {source for source, _ in self._poller.wait(self._patience(timeout_s))}
+        ready = self._poller.wait(self._patience(timeout_s))
         self._reactor.took_notice()
         if ready:
             if self._wakeup.fileno() in ready:

@@ -5,14 +5,23 @@ Every field of every message and record is checked here, once, so that the machi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from math import isnan
 from typing import Any, Final
 
 import msgpack
 
 from mesh import messages as m
 from mesh.exceptions import MalformedMessage
-from mesh.ids import ID_BYTES
+from mesh.ids import ID_BYTES, SEQUENCE_MAX
+
+#: Levels of lists and maps in a field that holds whatever its sender likes: far below what can't be packed again.
+NESTING_MAX: Final = 64
+#: Pids and attempts are less.
+_SMALL: Final = 1 << 31
+#: Leases are less, so that numbering on from one never leaves what a word of the slot page holds.
+_LEASES: Final = 1 << 62
+_SEQUENCES: Final = SEQUENCE_MAX + 1
 
 _KIND_OF: Final = {message: kind for kind, message in m.KINDS.items()}
 _pack: Final = msgpack.packb
@@ -33,18 +42,22 @@ def decode(header: Any, n_frames: int = 0) -> m.Message:
     """
     try:
         fields = _unpack(header, strict_map_key=False)
-        message = m.KINDS[fields[0]]
-        known = len(message._fields)  # type: ignore[attr-defined]
-        decoded = message(*fields[1 : known + 1])
+        if type(fields) is not list or type(fields[0]) is not int:
+            raise TypeError("a message is a list that begins with its kind")
+        kind = fields[0]
+        if type(fields) is not list or type(kind) is not int:
+            raise ValueError("not a list that begins with a kind")
+        message, n_fields, check = _SHAPES[kind]
+        decoded = message._make(fields[1:n_fields])
     except Exception as error:  # msgpack raises many kinds; all mean the same here
         raise MalformedMessage(f"{type(error).__name__}: {error}") from None
     try:
-        claimed = _CHECKS[message](decoded)
+        claimed = check(decoded)
     except (TypeError, ValueError) as error:
         raise MalformedMessage(f"{message.__name__}: {error}") from None
     if claimed != n_frames:
         raise MalformedMessage(f"{message.__name__}: {n_frames} frames came, its records own {claimed}")
-    return decoded  # type: ignore[return-value]
+    return decoded  # type: ignore[no-any-return]
 
 
 # --- checks: each raises TypeError or ValueError, and returns how many frames the records own ------
@@ -59,9 +72,11 @@ def _call_records(records: Any) -> int:
     _need(type(records) is list, "calls")
     frames = 0
     last = 0
-    for sequence, name, queue, priority, flags, body, n_frames, options in records:
+    for record in records:
+        sequence, name, queue, priority, flags, body, n_frames, options = record
         if not (
-            type(sequence) is int
+            type(record) is list
+            and type(sequence) is int
             and type(name) is str
             and type(queue) is str
             and type(priority) is int
@@ -70,7 +85,7 @@ def _call_records(records: Any) -> int:
             and type(body) is bytes
             and type(n_frames) is int
             and n_frames >= 0
-            and last < sequence < 1 << 40
+            and last < sequence < _SEQUENCES
         ):
             raise ValueError("call record")
         if options is not None:
@@ -93,20 +108,25 @@ _OPTION_TYPES: Final[dict[str, tuple[type, ...]]] = {
 def _call_options(options: Any) -> None:
     _need(type(options) is dict, "options")
     for key, value in options.items():
+        _need(type(key) is str, "option")
         allowed = _OPTION_TYPES.get(key)
-        _need(type(key) is str and (allowed is None or type(value) in allowed), f"option {key!r}")
-        _need(type(value) is not float or value == value, f"option {key!r} is not a number")
+        _need(allowed is None or type(value) in allowed, f"option {key[:40]!r}")
+        _need(type(value) is not float or not isnan(value), f"option {key[:40]!r} is not a number")
+    _shallow(options)
 
 
 def _assignment_records(records: Any) -> int:
     _need(type(records) is list, "tasks")
     frames = 0
-    for task_id, name, attempt, flags, body, n_frames, options in records:
+    for record in records:
+        task_id, name, attempt, flags, body, n_frames, options = record
         if not (
-            type(task_id) is bytes
+            type(record) is list
+            and type(task_id) is bytes
             and len(task_id) == ID_BYTES
             and type(name) is str
             and type(attempt) is int
+            and 0 <= attempt < _SMALL
             and type(flags) is int
             and type(body) is bytes
             and type(n_frames) is int
@@ -114,6 +134,8 @@ def _assignment_records(records: Any) -> int:
             and (options is None or type(options) is dict)
         ):
             raise ValueError("task record")
+        if options is not None:
+            _shallow(options)
         frames += n_frames
     return frames
 
@@ -121,9 +143,11 @@ def _assignment_records(records: Any) -> int:
 def _outcome_records(records: Any) -> int:
     _need(type(records) is list, "outcomes")
     frames = 0
-    for lease, task_id, status, runtime_us, body, n_frames, delivered in records:
+    for record in records:
+        lease, task_id, status, runtime_us, body, n_frames, delivered = record
         if not (
-            type(lease) is int
+            type(record) is list
+            and type(lease) is int
             and type(task_id) is bytes
             and len(task_id) == ID_BYTES
             and type(status) is int
@@ -143,9 +167,11 @@ def _outcome_records(records: Any) -> int:
 def _result_records(records: Any) -> int:
     _need(type(records) is list, "results")
     frames = 0
-    for task_id, status, body, n_frames in records:
+    for record in records:
+        task_id, status, body, n_frames = record
         if not (
-            type(task_id) is bytes
+            type(record) is list
+            and type(task_id) is bytes
             and len(task_id) == ID_BYTES
             and type(status) is int
             and 0 <= status <= 2
@@ -158,31 +184,84 @@ def _result_records(records: Any) -> int:
     return frames
 
 
+def _rows(value: Any, width: int, what: str) -> None:
+    _need(type(value) is list and all(type(row) is list and len(row) == width for row in value), what)
+
+
 def _ranges(value: Any) -> None:
-    _need(type(value) is list, "ranges")
-    previous = -1
+    _rows(value, 2, "ranges")
+    previous = 0
     for first, last in value:
-        _need(type(first) is int and type(last) is int and previous < first <= last, "ranges")
+        _need(type(first) is int and type(last) is int and previous < first <= last < _SEQUENCES, "ranges")
         previous = last
 
 
+def _is_id(value: Any) -> bool:
+    return type(value) is bytes and len(value) == ID_BYTES
+
+
 def _ids(value: Any) -> None:
-    _need(type(value) is list, "ids")
-    for one in value:
-        _need((type(one) is bytes and len(one) == ID_BYTES) or type(one) is str, "id")
+    _need(all(_is_id(one) or type(one) is str for one in value), "id")
 
 
 def _states(value: Any) -> None:
-    _need(type(value) is list, "states")
-    for _, task_id, state, info in value:
-        _need(task_id is None or (type(task_id) is bytes and len(task_id) == ID_BYTES), "state id")
+    _rows(value, 4, "states")
+    for asked, task_id, state, info in value:
+        _need(_is_id(asked) or type(asked) is str, "state asked for")
+        _need(task_id is None or _is_id(task_id), "state id")
         _need(type(state) is str and (info is None or type(info) is dict), "state")
+        if info is not None:
+            _shallow(info)
 
 
 def _refused(value: Any) -> None:
-    _need(type(value) is list, "refused")
+    _rows(value, 2, "refused")
     for sequence, reason in value:
-        _need(type(sequence) is int and type(reason) is str, "refused")
+        _need(type(sequence) is int and 0 < sequence < _SEQUENCES and type(reason) is str, "refused")
+
+
+def _below(limit: int) -> Callable[[int], None]:
+    """A check of a number that counts something."""
+
+    def check(value: int) -> None:
+        _need(0 <= value < limit, "a number is out of bounds")
+
+    return check
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    return value.values() if type(value) is dict else value
+
+
+def _shallow(value: Any) -> None:
+    """Refuses what is nested deeper than anybody needs: it could not be shown or packed again."""
+    level = [value]
+    for _ in range(NESTING_MAX + 1):
+        level = [inner for one in level if type(one) in (list, dict) for inner in _inside(one)]
+        if not level:
+            return
+    raise ValueError(f"nested deeper than {NESTING_MAX}")
+
+
+def _publish(message: m.Publish) -> int:
+    if type(message.confirm_now) is not bool:
+        raise TypeError("confirm_now")
+    return _call_records(message.calls)
+
+
+def _outcomes(message: m.Outcomes) -> int:
+    return _outcome_records(message.outcomes)
+
+
+def _results(message: m.Results) -> int:
+    return _result_records(message.results)
+
+
+def _tasks(message: m.Tasks) -> int:
+    first, receipt, more, _ = message
+    if not (type(first) is int and 0 <= first < _LEASES and type(receipt) is int and 0 <= receipt < _LEASES and type(more) is bool):
+        raise TypeError("lease, receipt or more")
+    return _assignment_records(message.tasks)
 
 
 def _types(*types: type | None) -> Callable[[Any], int]:
@@ -190,9 +269,10 @@ def _types(*types: type | None) -> Callable[[Any], int]:
 
     def check(message: Any) -> int:
         for value, wanted, name in zip(message, types, message._fields, strict=True):
-            if wanted is None or type(value) is wanted:
-                continue
-            if wanted is float and type(value) is int:
+            if wanted is float:
+                if type(value) is int or (type(value) is float and not isnan(value)):
+                    continue
+            elif wanted is None or type(value) is wanted:
                 continue
             raise TypeError(f"{name} is {type(value).__name__}")
         return 0
@@ -214,27 +294,31 @@ def _check_leases(value: Any) -> None:
     _need(all(type(n) is int for n in value), "leases")
 
 
+def _check_errors(value: Any) -> None:
+    _need(all(type(key) is str and type(text) is str for key, text in value.items()), "errors")
+
+
 def _check_destination(value: Any) -> None:
     _need(value is None or (type(value) is list and all(type(n) is str for n in value)), "destination")
 
 
 _CHECKS: Final[dict[type[Any], Callable[[Any], int]]] = {
-    m.Hello: _types(int, int, int, str, int, int, dict),
-    m.HelloOk: _types(int, bytes, bytes, int, dict),
+    m.Hello: _then(_types(int, int, int, str, int, int, dict), (5, _below(_SMALL)), (6, _shallow)),
+    m.HelloOk: _then(_types(int, bytes, bytes, int, dict), (3, _below(_SMALL)), (4, _shallow)),
     m.HelloRefused: _types(int, str, str),
     m.NeedHello: _types(bytes),
     m.Bye: _types(str),
     m.Malformed: _types(str),
-    m.Publish: _then(_types(bool, list), (1, _call_records)),
+    m.Publish: _publish,
     m.Confirm: _then(_types(int, list, list), (1, _ranges), (2, _refused)),
     m.Received: _then(_types(list), (0, _ranges)),
-    m.Results: _then(_types(list), (0, _result_records)),
+    m.Results: _results,
     m.Reconcile: _then(_types(list), (0, _ranges)),
     m.Missing: _then(_types(list), (0, _ranges)),
     m.Ask: _then(_types(int, bool, list), (2, _ids)),
     m.States: _then(_types(int, list), (1, _states)),
-    m.Tasks: _then(_types(int, int, list), (2, _assignment_records)),
-    m.Outcomes: _then(_types(list), (0, _outcome_records)),
+    m.Tasks: _tasks,
+    m.Outcomes: _outcomes,
     m.Receipt: _types(int),
     m.Started: _types(int, float),
     m.Returned: _then(_types(list), (0, _check_leases)),
@@ -242,7 +326,13 @@ _CHECKS: Final[dict[type[Any], Callable[[Any], int]]] = {
     m.Recalled: _types(int, int, int, int),
     m.SlotLost: _types(int, int, int, str, bool),
     m.Quiet: _types(str),
-    m.Request: _then(_types(int, str, dict, None, float), (3, _check_destination)),
-    m.Reply: _types(int, bool, None),
-    m.Replies: _types(int, dict, dict),
+    m.Request: _then(_types(int, str, dict, None, float), (2, _shallow), (3, _check_destination)),
+    m.Reply: _then(_types(int, bool, None), (2, _shallow)),
+    m.Replies: _then(_types(int, dict, dict), (1, _shallow), (2, _check_errors)),
+}
+
+#: {kind on the wire: (message, number of fields and one, check)}
+_SHAPES: Final[dict[int, tuple[Any, int, Callable[[Any], int]]]] = {
+    kind: (message, len(message._fields) + 1, _CHECKS[message])  # type: ignore[attr-defined]
+    for kind, message in m.KINDS.items()
 }

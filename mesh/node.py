@@ -94,7 +94,7 @@ class Node:
             MeshError: the router refused the node, and why.
         """
         while not (self._supervision.is_over() or self._template_gone):
-            ready = {source for source, _ in self._poller.wait(self._timeout_s())}
+            ready = self._poller.wait(self._timeout_s())
             self._wakeup.clear()
             self._receive()
             if self._template.fileno() in ready:

@@ -69,9 +69,10 @@ class Router:
     def run(self) -> None:
         """Serves until it is told to stop or has been idle long enough."""
         while not self._stopping:
-            self._poller.wait(self._timeout_s())
-            self._wakeup.clear()
-            came = self._turn()
+            ready = self._poller.wait(self._timeout_s())
+            if self._wakeup.fileno() in ready:
+                self._wakeup.clear()
+            came = self._turn(ready)
             if not came and self._may_exit() and not self._last_look():
                 logger.info("idle, leaving", extra={"action": "idle_exit"})
                 return
@@ -90,15 +91,21 @@ class Router:
         self._processes.close()
         self._wakeup.close()
 
-    def _turn(self) -> bool:
+    def _turn(self, ready: dict[Any, int]) -> bool:
         """One round: everything that is there in, all effects out. Returns whether anything came."""
-        batch = [Arrival(False, *one) for one in self._inbox.receive()]
-        batch += [Arrival(True, *one) for one in self._control.receive()]
+        batch: list[Arrival] = []
+        if self._inbox.socket in ready:
+            batch += [Arrival(False, *one) for one in self._inbox.receive()]
+        if self._control.socket in ready:
+            batch += [Arrival(True, *one) for one in self._control.receive()]
         self._do(self._owner.handle(batch, clock.now()))
-        ended = self._processes.ended()
-        for pid in ended:
+        if self._processes.fileno() not in ready:
+            return bool(batch)
+        # What a process sent before it died is taken first.
+        self._do(self._owner.handle([Arrival(False, *one) for one in self._inbox.receive()], clock.now()))
+        for pid in self._processes.ended():
             self._process_ended(pid)
-        return bool(batch or ended)
+        return True
 
     def _timeout_s(self) -> float | None:
         deadline = self._owner.next_deadline_mono_s()
@@ -120,8 +127,7 @@ class Router:
         """Takes no new peers, and looks once more; whoever came meanwhile is served, and the doors open again."""
         self._inbox.unbind()
         self._control.unbind()
-        self._poller.wait(LAST_LOOK_S)
-        if not self._turn():
+        if not self._turn(self._poller.wait(LAST_LOOK_S)):
             return False
         self._inbox.socket.bind(self._inbox.url)
         self._control.socket.bind(self._control.url)

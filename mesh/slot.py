@@ -80,7 +80,7 @@ class Slot:
             else:
                 self._wait()
             if not self._work.waiting:
-                self._flush()
+                self._flush_idle()
                 self._receive()
 
     def _is_over(self) -> bool:
@@ -93,7 +93,7 @@ class Slot:
         if not self._joined:
             deadlines.append(self._hello_mono_s + HELLO_AGAIN_S)
         known = [deadline for deadline in deadlines if deadline is not None]
-        ready = {source for source, _ in self._poller.wait(max(0.0, min(known) - time.monotonic()) if known else None)}
+        ready = self._poller.wait(max(0.0, min(known) - time.monotonic()) if known else None)
         if self._options.lifeline_fd in ready:
             self._begin_to_end()
         if self._processes.fileno() in ready and self._processes.ended():
@@ -136,17 +136,27 @@ class Slot:
 
     # --- outcomes --------------------------------------------------------------------------------
 
+    def _flush_idle(self) -> None:
+        """Sends the callers what they wait for, and the owner its copy, unless that can wait."""
+        work = self._work
+        if not work.has_unsent:
+            return
+        self._tell_callers(work.take_results())
+        if self._ending_by_mono_s is not None or not work.owner_can_wait(time.monotonic()):
+            self._flush()
+
     def _flush(self) -> None:
         """Sends every outcome there is: to the callers first, who wait for it, then to the owner."""
-        if not self._work.has_unsent:
-            return
         unsent, by_caller = self._work.take_unsent(time.monotonic())
+        self._tell_callers(by_caller)
+        if unsent and self._joined:
+            self._router.send(*outcomes_message(unsent))
+
+    def _tell_callers(self, by_caller: dict[bytes, list[Ended]]) -> None:
         for prefix, ended in by_caller.items():
             if not self._send_direct(prefix, ended):
                 for one in ended:
                     one.record[6] = False
-        if unsent and self._joined:
-            self._router.send(*outcomes_message(unsent))
 
     def _send_direct(self, prefix: bytes, ended: list[Ended]) -> bool:
         direct = self._direct.get(prefix)

@@ -57,12 +57,10 @@ class _Socket:
         socket.set(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
 
     def _receive(self, *, routed: bool) -> tuple[bytes, Message | None, tuple[Buffer, ...]]:
-        """One message; None in place of a malformed one. Raises zmq.Again when there is none."""
+        """One message, where there is one; None in place of a malformed one."""
         socket = self.socket
+        # A message has at least one frame, so at least one follows the routing id.
         peer = socket.recv(zmq.NOBLOCK) if routed else b""
-        if routed and not socket.getsockopt(zmq.RCVMORE):
-            self._malformed(peer, MalformedMessage("no frame behind the routing id"))
-            return peer, None, ()
         header = socket.recv(zmq.NOBLOCK, copy=False)
         frames: tuple[Buffer, ...] = ()
         if header.more:
@@ -72,6 +70,15 @@ class _Socket:
         except MalformedMessage as error:
             self._malformed(peer, error)
             return peer, None, ()
+
+    def _drain(self, limit: int, *, routed: bool) -> Iterator[tuple[bytes, Message, tuple[Buffer, ...]]]:
+        # Asking for events costs a third of the exception that an empty socket raises.
+        events = self.socket.getsockopt
+        while limit and int(events(zmq.EVENTS)) & zmq.POLLIN:
+            limit -= 1
+            peer, message, frames = self._receive(routed=routed)
+            if message is not None:
+                yield peer, message, frames
 
     def _more_frames(self) -> tuple[Buffer, ...]:
         frames: list[Buffer] = []
@@ -129,13 +136,8 @@ class Link(_Socket):
 
     def receive(self, limit: int = DRAIN) -> Iterator[tuple[Message, tuple[Buffer, ...]]]:
         """What has arrived, up to `limit` messages, without waiting. Malformed messages are left out."""
-        for _ in range(limit):
-            try:
-                _, message, frames = self._receive(routed=False)
-            except zmq.Again:
-                return
-            if message is not None:
-                yield message, frames
+        for _, message, frames in self._drain(limit, routed=False):
+            yield message, frames
 
 
 class Door(_Socket):
@@ -174,13 +176,7 @@ class Door(_Socket):
 
     def receive(self, limit: int = DRAIN) -> Iterator[tuple[bytes, Message, tuple[Buffer, ...]]]:
         """(peer, message, frames) of what has arrived, up to `limit` messages, without waiting. Malformed messages are left out."""
-        for _ in range(limit):
-            try:
-                peer, message, frames = self._receive(routed=True)
-            except zmq.Again:
-                return
-            if message is not None:
-                yield peer, message, frames
+        return self._drain(limit, routed=True)
 
 
 class Poller:
@@ -198,12 +194,12 @@ class Poller:
         with contextlib.suppress(KeyError):
             self._poller.unregister(source if isinstance(source, int) else source.socket)
 
-    def wait(self, timeout_s: float | None) -> list[Any]:
-        """Sockets and descriptors with input, as (source, events) pairs; empty on time-out. None waits without end."""
+    def wait(self, timeout_s: float | None) -> dict[Any, int]:
+        """{socket or descriptor with input: events}; empty on time-out. None waits without end."""
         if timeout_s is None:
-            return self._poller.poll()
+            return dict(self._poller.poll())
         # Rounded up: a deadline that is a fraction of a millisecond off must not become a busy loop.
-        return self._poller.poll(0 if timeout_s <= 0 else int(timeout_s * 1000) + 1)
+        return dict(self._poller.poll(0 if timeout_s <= 0 else int(timeout_s * 1000) + 1))
 
 
 class Wakeup:

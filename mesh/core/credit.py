@@ -12,8 +12,10 @@ WINDOW_BYTES: Final = 1 << 20
 WINDOW_LEASES: Final = 256
 #: What a slot needs for a task beside its own run time; counted so that empty tasks don't look free.
 OVERHEAD_US: Final = 15
-#: A slot whose front lease is older gets nothing more, and what waits behind it is recalled.
+#: A slot whose front lease is older gets nothing more, and what waits behind it is recalled for an idle slot.
 STALE_S: Final = 0.005
+#: When what waits behind an old front lease is recalled though no slot is idle: the order of the queue is worth that much.
+STALE_BUSY_S: Final = 0.05
 #: Run times by which a name's estimate is renewed.
 SAMPLES: Final = 32
 #: Run times a name needs before its first estimate; until then its tasks go out alone.

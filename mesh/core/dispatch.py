@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
 from mesh.clock import Now
-from mesh.core.credit import STALE_S, WINDOW_BYTES, WINDOW_LEASES, WINDOW_US, Estimates
+from mesh.core.credit import STALE_BUSY_S, STALE_S, WINDOW_BYTES, WINDOW_LEASES, WINDOW_US, Estimates
 from mesh.core.leases import Consumer, Kind
 from mesh.core.ready import ReadyQueue
 from mesh.core.schedule import Schedule
@@ -155,6 +155,8 @@ class Dispatch:
 
     def tick(self, now: Now) -> None:
         """Readies what is due and ends what has expired before it began."""
+        if not self.schedule:
+            return
         for task in self.schedule.due(now.wall_s):
             task.move(Phase.READY)
             self._push(task)
@@ -163,11 +165,21 @@ class Dispatch:
                 self._end(task, "expired", "it expired before it began")
 
     def stale(self, now: Now) -> Iterator[Consumer]:
-        """Slots whose front lease has become old while others wait behind it: their rest is to be recalled."""
+        """Slots whose front lease has become old while others wait behind it: their rest is to be recalled.
+
+        At once where an idle slot could begin it; else after a while, since a slot that only had to wait for a CPU soon goes on.
+        """
+        if not any(len(consumer.held) > 1 for consumer in self.consumers.values()):
+            return
+        patience_s = self._patience_s()
         for consumer in self.consumers.values():
-            if len(consumer.held) > 1 and not consumer.recalling and self._is_stale(consumer, now):
+            if _may_become_stale(consumer) and now.mono_s - consumer.busy_since_mono_s >= patience_s:
                 consumer.recalling = True
                 yield consumer
+
+    def _patience_s(self) -> float:
+        idle = any(not consumer.held and consumer.kind is Kind.SLOT and consumer.has_room() for consumer in self.consumers.values())
+        return STALE_S if idle else STALE_BUSY_S
 
     @staticmethod
     def _is_stale(consumer: Consumer, now: Now) -> bool:
@@ -175,15 +187,13 @@ class Dispatch:
 
     def next_deadline_mono_s(self, now: Now) -> float | None:
         """When `tick` or `stale` has something to do."""
-        moments = [
-            consumer.busy_since_mono_s + STALE_S
-            for consumer in self.consumers.values()
-            if len(consumer.held) > 1 and not consumer.recalling and consumer.kind is Kind.SLOT
-        ]
-        wall = self.schedule.next_wall_s()
-        if wall is not None:
-            moments.append(now.mono_s + wall - now.wall_s)
-        return min(moments) if moments else None
+        moments = [one.busy_since_mono_s for one in self.consumers.values() if len(one.held) > 1 and _may_become_stale(one)]
+        due = min(moments) + self._patience_s() if moments else None
+        wall = self.schedule.next_wall_s() if self.schedule else None
+        if wall is None:
+            return due
+        scheduled = now.mono_s + wall - now.wall_s
+        return scheduled if due is None else min(due, scheduled)
 
     # --- placement -------------------------------------------------------------------------------
 
@@ -298,6 +308,10 @@ class Dispatch:
         assert by_phase[Phase.DONE] == 0
         assert by_phase[Phase.READY] == self.ready_count == sum(queue.depth for queue in self.queues.values())
         assert by_phase[Phase.WAITING] == len(self.schedule)
+
+
+def _may_become_stale(consumer: Consumer) -> bool:
+    return len(consumer.held) > 1 and consumer.kind is Kind.SLOT and not consumer.recalling
 
 
 def _fits(consumer: Consumer, expected_us: int, body_bytes: int) -> bool:

@@ -133,6 +133,8 @@ class Membership:
 
     def tick(self, mono_s: float) -> list[SendControl]:
         """Answers requests whose time is up, naming who did not answer."""
+        if not self._waiting:
+            return []
         late = [number for number, waiting in self._waiting.items() if waiting.deadline_mono_s <= mono_s]
         return [self._give_up(number, f"no answer in {self._waiting[number].timeout_s:g} s") for number in late]
 

@@ -93,6 +93,8 @@ class Owner:
         self._orphans: set[bytes] = set()
         self._durability = Durability.NONE
         self._receipt_due_mono_s: float | None = None
+        #: Not later than the first caller's confirm is due.
+        self._confirm_due_mono_s: float | None = None
         self._started_mono_s: float | None = None
         self.draining = False
         self._now = Now(0.0, 0.0)
@@ -175,14 +177,16 @@ class Owner:
 
     def next_deadline_mono_s(self) -> float | None:
         """When `handle([], now)` has something to do."""
-        moments = [
+        soonest = self._confirm_due_mono_s
+        for moment in (
+            self._receipt_due_mono_s,
             self.dispatch.next_deadline_mono_s(self._now),
             self.membership.next_deadline_mono_s(),
             self.outcomes.next_expiry_mono_s(),
-            self._receipt_due_mono_s,
-            *(caller.confirm_due_mono_s for caller in self._caller_of.values()),
-        ]
-        return min((moment for moment in moments if moment is not None), default=None)
+        ):
+            if moment is not None and (soonest is None or moment < soonest):
+                soonest = moment
+        return soonest
 
     @property
     def connected_clients(self) -> int:
@@ -340,7 +344,7 @@ class Owner:
             self._uncommitted.append((self._persist_number + 1, caller, first, last))
         else:
             self._uncommitted += [(self._persist_number + 1, caller, call[0], call[0]) for call in calls]
-        caller.confirm_by(now.mono_s if publish.confirm_now else now.mono_s + CONFIRM_DELAY_S)
+        self._confirm_by(caller, now.mono_s if publish.confirm_now else now.mono_s + CONFIRM_DELAY_S)
 
     def _options_allowed(self, caller: Caller, sequence: int, task_id: bytes, options: dict[str, Any]) -> bool:
         custom = options.get("id")
@@ -354,7 +358,12 @@ class Owner:
 
     def _refuse(self, caller: Caller, sequence: int, reason: str) -> None:
         caller.refused.append([sequence, reason])
-        caller.confirm_by(self._now.mono_s)
+        self._confirm_by(caller, self._now.mono_s)
+
+    def _confirm_by(self, caller: Caller, mono_s: float) -> None:
+        caller.confirm_by(mono_s)
+        if self._confirm_due_mono_s is None or mono_s < self._confirm_due_mono_s:
+            self._confirm_due_mono_s = mono_s
 
     def _received(self, peer: bytes, received: m.Received, frames: tuple[Buffer, ...]) -> None:
         caller = self._caller_of.get(peer)
@@ -532,19 +541,16 @@ class Owner:
     # --- the end of a batch ----------------------------------------------------------------------
 
     def _flush(self) -> list[Effect]:
-        now = self._now
-        self.dispatch.tick(now)
-        for grant in self.dispatch.assign(now):
-            self._send_tasks(grant)
-        for consumer in self.dispatch.stale(now):
-            node = self.membership.nodes.get(consumer.node)
-            if node is None:
-                consumer.recalling = False
-                consumer.busy_since_mono_s = now.mono_s
-            else:
-                self._effects.append(SendControl(node.peer, m.Recall(consumer.index, consumer.last_lease)))
-        for peer, (records, frames) in self._results.items():
-            self._effects.append(Send(peer, m.Results(records), tuple(frames)))
+        now, dispatch = self._now, self.dispatch
+        dispatch.tick(now)
+        if dispatch.ready_count:
+            for grant in dispatch.assign(now):
+                self._send_tasks(grant)
+        for consumer in dispatch.stale(now):
+            self._recall(consumer)
+        if self._results:
+            for peer, (records, frames) in self._results.items():
+                self._effects.append(Send(peer, m.Results(records), tuple(frames)))
         if self._published or self._ended_ids:
             self._persist_number += 1
             self._effects.append(Persist(self._persist_number, tuple(self._published), tuple(self._ended_ids)))
@@ -558,6 +564,15 @@ class Owner:
         self._reset_batch()
         return effects
 
+    def _recall(self, consumer: Consumer) -> None:
+        node = self.membership.nodes.get(consumer.node)
+        if node is None:
+            # Nobody can recall what it holds; look again later.
+            consumer.recalling = False
+            consumer.busy_since_mono_s = self._now.mono_s
+        else:
+            self._effects.append(SendControl(node.peer, m.Recall(consumer.index, consumer.last_lease)))
+
     def _send_tasks(self, grant: Grant) -> None:
         consumer = grant.consumer
         records = [
@@ -565,7 +580,7 @@ class Owner:
         ]
         frames = tuple(frame for task in grant.tasks if task.frames for frame in task.frames)
         receipt, consumer.receipt = consumer.receipt or 0, None
-        self._effects.append(Send(consumer.peer, m.Tasks(grant.first_lease, receipt, records), frames))
+        self._effects.append(Send(consumer.peer, m.Tasks(grant.first_lease, receipt, self.dispatch.ready_count > 0, records), frames))
 
     def _receipts(self) -> list[Effect]:
         if self._receipt_due_mono_s is None or self._now.mono_s < self._receipt_due_mono_s:
@@ -579,11 +594,20 @@ class Owner:
         return effects
 
     def _confirms(self) -> list[Effect]:
+        due_mono_s = self._confirm_due_mono_s
+        if due_mono_s is None or due_mono_s > self._now.mono_s:
+            return []
         effects: list[Effect] = []
+        self._confirm_due_mono_s = None
         for peer, caller in self._caller_of.items():
             due = caller.confirm_due_mono_s
-            if due is not None and due <= self._now.mono_s and (caller.unconfirmed or caller.refused):
+            if due is None:
+                continue
+            if due <= self._now.mono_s and (caller.unconfirmed or caller.refused):
                 effects.append(Send(peer, caller.take_confirm(self._durability)))
+            else:
+                # What the journal does not hold yet is told when it does.
+                self._confirm_by(caller, max(due, self._now.mono_s + CONFIRM_DELAY_S))
         return effects
 
     def _sweep(self) -> None:

@@ -45,6 +45,10 @@ class Schedule:
             popped.append(heappop(heap)[2])
         return [task for task in popped if keep(task.phase)]  # type: ignore[operator]
 
+    def __bool__(self) -> bool:
+        """Whether anything is to come due."""
+        return bool(self._etas or self._expiries)
+
     def next_wall_s(self) -> float | None:
         """When something is due next, or None."""
         heads = [heap[0][0] for heap in (self._etas, self._expiries) if heap]

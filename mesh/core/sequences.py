@@ -40,6 +40,12 @@ class SequenceSet:
     def add_range(self, first: int, last: int) -> None:
         """Adds [first, last], merging what touches it."""
         ranges = self._ranges
+        if not ranges or first > ranges[-1][1] + 1:
+            ranges.append([first, last])
+            return
+        if first == ranges[-1][1] + 1:
+            ranges[-1][1] = last
+            return
         low = bisect_right(ranges, first - 1, key=_last)
         if low and ranges[low - 1][1] == first - 1:
             low -= 1
