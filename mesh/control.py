@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, Protocol, TypedDict
 
-from mesh import bodies, ids
+from mesh.bodies import decode_call
 from mesh.exceptions import UndecodableBody
+from mesh.ids import to_text
 from mesh.interfaces import ControlLink
 from mesh.messages import Flag, Replies
 
@@ -124,7 +125,7 @@ def task_info(node: str, row: dict[str, Any]) -> TaskInfo:
     """One running task as the wire has it, as its users read it."""
     args, kwargs = _arguments(row.get("body"))
     return TaskInfo(
-        id=row.get("custom_id") or ids.to_text(row["id"]),
+        id=row.get("custom_id") or to_text(row["id"]),
         name=row.get("name"),
         args=args,
         kwargs=kwargs,
@@ -147,6 +148,6 @@ def _arguments(body: bytes | None) -> tuple[list[Any] | None, dict[str, Any] | N
     if body is None:
         return None, None
     try:
-        return bodies.decode_call(body)
+        return decode_call(body)
     except UndecodableBody:
         return None, None
