@@ -15,7 +15,8 @@ from typing import Any, Final
 from mesh import clock, locate, messages, slot_page, transport
 from mesh.core.dispatch import Budgets
 from mesh.core.effects import Effect, Persist, Send, SendControl, WatchProcess
-from mesh.core.owner import Arrival, Identity, Limits, Owner
+from mesh.core.identity import Identity
+from mesh.core.owner import Arrival, Limits, Owner
 from mesh.exceptions import MalformedMessage, MeshError
 from mesh.ids import OWNER_TAG_BYTES
 from mesh.journal import Journal, MemoryJournal

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from mesh.core.callers import Caller
+from mesh.core.dispatch import Dispatch
+from mesh.core.identity import Identity
+from mesh.core.membership import Membership
+from mesh.core.outcomes import OutcomeStore
 from mesh.ids import PREFIX_BYTES, sequence_of, stamp
 from mesh.messages import Ranges, Reply
 from mesh.states import PENDING, STARTED, STATE_OF_STATUS, Phase, Status
 
-if TYPE_CHECKING:
-    from mesh.core.owner import Owner
+
+class Holdings(Protocol):
+    """What an owner holds, to be read."""
+
+    identity: Identity
+    dispatch: Dispatch
+    outcomes: OutcomeStore
+    membership: Membership
+    callers: dict[bytes, Caller]
+    custom: dict[str, bytes]
+
+    @property
+    def connected_clients(self) -> int:
+        """How many clients have a link."""
+        ...
+
 
 #: Bodies up to this size go along with `inspect`, so that arguments can be shown.
 SHOWN_BODY_BYTES = 4096
@@ -27,7 +45,7 @@ def ids_in(caller: Caller, ranges: Ranges, limit: int) -> Iterator[bytes]:
             return
 
 
-def state_of(owner: Owner, asked: bytes | str) -> list[Any]:
+def state_of(owner: Holdings, asked: bytes | str) -> list[Any]:
     """One record of a States message."""
     task_id = owner.custom.get(asked) if isinstance(asked, str) else asked
     if task_id is None:
@@ -46,7 +64,7 @@ def state_of(owner: Owner, asked: bytes | str) -> list[Any]:
     return [asked, task_id, PENDING, None]
 
 
-def status(owner: Owner, uptime_s: float) -> dict[str, Any]:
+def status(owner: Holdings, uptime_s: float) -> dict[str, Any]:
     """The values of a reply to `status`."""
     me, dispatch = owner.identity, owner.dispatch
     phases = dict.fromkeys(("ready", "waiting", "leased"), 0)
@@ -67,7 +85,7 @@ def status(owner: Owner, uptime_s: float) -> dict[str, Any]:
     return {"router": router, "nodes": _nodes(owner), "queues": _queues(owner)}
 
 
-def _nodes(owner: Owner) -> list[dict[str, Any]]:
+def _nodes(owner: Holdings) -> list[dict[str, Any]]:
     nodes = []
     for node in owner.membership.nodes.values():
         slots = [one for one in owner.dispatch.consumers.values() if one.node == node.name]
@@ -87,7 +105,7 @@ def _nodes(owner: Owner) -> list[dict[str, Any]]:
     return nodes
 
 
-def _queues(owner: Owner) -> list[dict[str, Any]]:
+def _queues(owner: Holdings) -> list[dict[str, Any]]:
     waiting = owner.dispatch.schedule.waiting_by_queue()
     names = sorted(owner.dispatch.queues.keys() | waiting.keys())
     queues = []
@@ -100,7 +118,7 @@ def _queues(owner: Owner) -> list[dict[str, Any]]:
     return queues
 
 
-def add_what_the_owner_knows(owner: Owner, reply: Reply) -> None:
+def add_what_the_owner_knows(owner: Holdings, reply: Reply) -> None:
     """Completes a node's list of running tasks with what only the owner has: queue, priority, flags, custom id and body."""
     if not (reply.ok and type(reply.value) is list):
         return

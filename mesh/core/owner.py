@@ -16,6 +16,7 @@ from mesh.core import inquiry
 from mesh.core.callers import CONFIRM_DELAY_S, Caller
 from mesh.core.dispatch import FORGET_EVERY, Budgets, Dispatch, Grant
 from mesh.core.effects import Effect, Persist, Send, SendControl, WatchProcess
+from mesh.core.identity import Identity
 from mesh.core.leases import Consumer, Kind
 from mesh.core.membership import Membership, Node
 from mesh.core.outcomes import OutcomeStore, Stored
@@ -42,17 +43,6 @@ class Arrival(NamedTuple):
     peer: bytes  #: routing id on that link
     message: m.Message
     frames: tuple[Buffer, ...] = ()
-
-
-class Identity(NamedTuple):
-    """What the router is."""
-
-    mesh: str
-    directory: str
-    owner_tag: bytes
-    boot: bytes
-    pid: int
-    version: str
 
 
 class Limits(NamedTuple):

@@ -140,7 +140,7 @@ def _imports(name: str, sources: Sources) -> Iterator[Import]:
                 is_module = origin.startswith("mesh") and submodule.removeprefix("mesh.") in sources
                 if is_module:
                     yield Import(node.lineno, submodule)
-                if not is_module or origin == "mesh":
+                if not is_module:
                     yield Import(node.lineno, origin)
 
 

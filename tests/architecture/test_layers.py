@@ -50,7 +50,7 @@ BREACHES = [
         id="a module imports from the root",
     ),
     pytest.param(
-        {"app": "from . import task", "task": ""},
+        {"app": "from . import Task", "task": ""},
         "mesh.app:1 imports the package root; import the module that defines the name",
         id="a module imports from the root by a relative name",
     ),
