@@ -4,6 +4,7 @@ import gc
 import multiprocessing.resource_tracker
 import os
 import re
+import select
 import shutil
 import tempfile
 import threading
@@ -192,15 +193,26 @@ def _end(process: psutil.Process) -> None:
     try:
         if process.status() != psutil.STATUS_STOPPED:
             process.terminate()
-            try:
-                process.wait(PATIENCE_S)
+            if _has_ended(process):
                 return
-            except psutil.TimeoutExpired:
-                pass
         process.kill()
-        process.wait(PATIENCE_S)
+        _has_ended(process)
     except psutil.NoSuchProcess:
         pass
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    """Whether it ends in time. Its death counts and not its burial: where pid 1 is slow to reap, that takes seconds."""
+    try:
+        pidfd = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return True
+    try:
+        ended = bool(select.select([pidfd], [], [], PATIENCE_S)[0])
+    finally:
+        os.close(pidfd)
+    _reap(process)
+    return ended
 
 
 def _reap(process: psutil.Process) -> None:
