@@ -1,4 +1,6 @@
-"""The client: what a process that calls tasks has of the mesh. One link to its router, one reply socket for its slots."""
+"""The client: what a process that calls tasks has of the mesh. One link to its router, one reply socket for its
+slots.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,6 @@ import atexit
 import contextlib
 import logging
 import os
-import random
 import sys
 import threading
 import time
@@ -93,13 +94,15 @@ class Client:
             locate.ensure_router(self._place)
         else:
             locate.prepare(self._place)
-        self._incarnation = random.SystemRandom().getrandbits(ids.INCARNATION_BITS)
+        self._incarnation = transport.fresh_incarnation()
         self._context = transport.context()
         self._poller = transport.Poller()
         self._wakeup = transport.Wakeup()
         self._processes = transport.Processes()
         self._reactor = Reactor(self, self._wakeup)
-        self._door = transport.Door(self._context, f"ipc://{locate.reply_path(self._place.directory, self._incarnation)}")
+        self._door = transport.Door(
+            self._context, f"ipc://{locate.reply_path(self._place.directory, self._incarnation)}"
+        )
         for source in (self._wakeup.fileno(), self._processes.fileno(), self._door):
             self._poller.add(source)
         self._link = self._dial()
@@ -121,7 +124,13 @@ class Client:
 
     def _hello(self, info: dict[str, Any]) -> messages.Hello:
         return messages.Hello(
-            messages.PROTOCOL_MAJOR, messages.PROTOCOL_MINOR, Role.CLIENT, self._place.mesh, self._incarnation, os.getpid(), info
+            messages.PROTOCOL_MAJOR,
+            messages.PROTOCOL_MINOR,
+            Role.CLIENT,
+            self._place.mesh,
+            self._incarnation,
+            os.getpid(),
+            info,
         )
 
     def _rejoin(self, *, ensure: bool) -> None:
@@ -201,7 +210,9 @@ class Client:
         """As interfaces.ResultReader."""
         self._connect()
         self._calls.confirm_wanted = True
-        return self._reactor.wait(lambda: pending.confirmed or pending.failure is not None, lambda: _follow(pending), timeout_s)
+        return self._reactor.wait(
+            lambda: pending.confirmed or pending.failure is not None, lambda: _follow(pending), timeout_s
+        )
 
     def watch(self, task_id: bytes | str) -> PendingCall:
         """As interfaces.ResultReader."""
@@ -230,7 +241,10 @@ class Client:
         self._connect()
         patience_s = timeout_s + self._settings.broker_connection_timeout
         replies: messages.Replies = self._ask(
-            lambda number: self._control_to_send.append(messages.Request(number, command, arguments, destination, timeout_s)), patience_s
+            lambda number: self._control_to_send.append(
+                messages.Request(number, command, arguments, destination, timeout_s)
+            ),
+            patience_s,
         )
         return replies
 
@@ -315,7 +329,11 @@ class Client:
         for peer, message, frames in self._door.receive():
             if type(message) is messages.Results:
                 _wake(self._calls.results(message, frames))
-            elif type(message) is messages.Hello and message.mesh == self._place.mesh and message.major == messages.PROTOCOL_MAJOR:
+            elif (
+                type(message) is messages.Hello
+                and message.mesh == self._place.mesh
+                and message.major == messages.PROTOCOL_MAJOR
+            ):
                 self._door.send(peer, messages.HelloOk(messages.PROTOCOL_MINOR, b"", b"", os.getpid(), {}))
 
     def _receive(self) -> None:
@@ -351,7 +369,13 @@ class Client:
         calls = self._calls
         prefix = ids.prefix(hello_ok.owner_tag, self._incarnation)
         if calls.prefix and calls.prefix != prefix:
-            _wake(calls.abandon(TaskLost("the mesh's directory was made anew, and its router knows none of the earlier calls. Call again.")))
+            _wake(
+                calls.abandon(
+                    TaskLost(
+                        "the mesh's directory was made anew: its router knows none of the earlier calls. Call again."
+                    )
+                )
+            )
         with self._submit_lock:
             calls.prefix = prefix
         self._joined = True
@@ -383,7 +407,8 @@ class Client:
     # --- the end ---------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Delivers what was submitted, waiting for confirms, then disconnects. Says on stderr what it could not deliver.
+        """Delivers what was submitted, waiting for confirms, then disconnects. Says on stderr what it could not
+        deliver.
 
         In a forked child it does nothing: the parent's links are the parent's.
         """

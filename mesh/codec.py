@@ -259,7 +259,13 @@ def _results(message: m.Results) -> int:
 
 def _tasks(message: m.Tasks) -> int:
     first, receipt, more, _ = message
-    if not (type(first) is int and 0 <= first < _LEASES and type(receipt) is int and 0 <= receipt < _LEASES and type(more) is bool):
+    if not (
+        type(first) is int
+        and 0 <= first < _LEASES
+        and type(receipt) is int
+        and 0 <= receipt < _LEASES
+        and type(more) is bool
+    ):
         raise TypeError("lease, receipt or more")
     return _assignment_records(message.tasks)
 

@@ -1,4 +1,6 @@
-"""Every error that mesh raises. One root, families below it; each carries its facts as fields and ends with the remedy."""
+"""Every error that mesh raises. One root, families below it; each carries its facts as fields and ends with the
+remedy.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ class UnsupportedURL(ImproperlyConfigured):
 
     def __init__(self, url: str, option: str, instead: str) -> None:
         self.url, self.option, self.instead = url, option, instead
-        super().__init__(f"{option}={url!r} is not a URL that mesh can use: mesh has no broker. Write {option}={instead!r} instead.")
+        super().__init__(
+            f"{option}={url!r} is not a URL that mesh can use: mesh has no broker. Write {option}={instead!r} instead."
+        )
 
 
 class InvalidMeshName(ImproperlyConfigured):
@@ -64,7 +68,8 @@ class SettingsInUse(ImproperlyConfigured):
     def __init__(self, key: str) -> None:
         self.key = key
         super().__init__(
-            f"setting {key!r} can't change any more: this app's client is connected. Set it before the first call, or after app.close()."
+            f"setting {key!r} can't change any more: this app's client is connected. "
+            "Set it before the first call, or after app.close()."
         )
 
 
@@ -98,7 +103,9 @@ class NoCurrentApp(ImproperlyConfigured):
 
     def __init__(self, what: str) -> None:
         self.what = what
-        super().__init__(f"{what} needs an app, and this process has none yet. Import the module that makes one: app = Mesh(\"proj\").")
+        super().__init__(
+            f'{what} needs an app, and this process has none yet. Import the module that makes one: app = Mesh("proj").'
+        )
 
 
 class TaskNameTaken(ImproperlyConfigured):
@@ -106,7 +113,9 @@ class TaskNameTaken(ImproperlyConfigured):
 
     def __init__(self, name: str, first: str, second: str) -> None:
         self.name, self.first, self.second = name, first, second
-        super().__init__(f"the task name {name!r} belongs to {first}; {second} needs another: write @app.task(name=...).")
+        super().__init__(
+            f"the task name {name!r} belongs to {first}; {second} needs another: write @app.task(name=...)."
+        )
 
 
 class WrongArguments(MeshError, TypeError):
@@ -143,7 +152,8 @@ class NotRegistered(MeshError, KeyError):
         self.name, self.where = name, where
         at = f" on {where}" if where else ""
         super().__init__(
-            f"task {name!r} is not registered{at}. Import its module there: name it in Mesh(include=[...]), or use the decorator @app.task."
+            f"task {name!r} is not registered{at}. "
+            "Import its module there: name it in Mesh(include=[...]), or use the decorator @app.task."
         )
 
     def __str__(self) -> str:
@@ -180,7 +190,8 @@ class RouterUnreachable(OperationalError, ConnectionError):
         self.mesh, self.waited_s, self.tried, self.reason = mesh, waited_s, tried, reason
         why = f" ({reason})" if reason else ""
         super().__init__(
-            f"no router of mesh {mesh!r} answered in {waited_s:.1f} s (tried {tried}){why}. Start one with \"mesh router\" and read what it says."
+            f"no router of mesh {mesh!r} answered in {waited_s:.1f} s (tried {tried}){why}. "
+            'Start one with "mesh router" and read what it says.'
         )
 
 
@@ -189,7 +200,9 @@ class RouterNotPermitted(RouterUnreachable, PermissionError):
 
     def __init__(self, mesh: str, directory: str, reason: str) -> None:
         OperationalError.__init__(
-            self, f"the directory {directory} of mesh {mesh!r} can't be used: {reason}. Ask its owner for access, or use another mesh name."
+            self,
+            f"the directory {directory} of mesh {mesh!r} can't be used: {reason}. "
+            "Ask its owner for access, or use another mesh name.",
         )
         self.mesh, self.directory, self.reason = mesh, directory, reason
 
@@ -201,7 +214,7 @@ class SubmitBlocked(OperationalError):
         self.limit, self.waited_s = limit, waited_s
         super().__init__(
             f"{limit} calls wait for the router's confirmation and none came in {waited_s:.1f} s. "
-            "See \"mesh status\"; raise publish_unconfirmed_max if bursts are meant to be larger."
+            'See "mesh status"; raise publish_unconfirmed_max if bursts are meant to be larger.'
         )
 
 
@@ -257,7 +270,9 @@ class ResultExpired(MeshError):
 
     def __init__(self, task_id: str) -> None:
         self.task_id = task_id
-        super().__init__(f"the outcome of {task_id} was removed. Read results sooner, or raise result_expires or results_max_bytes.")
+        super().__init__(
+            f"the outcome of {task_id} was removed. Read results sooner, or raise result_expires or results_max_bytes."
+        )
 
 
 # --- the wire ------------------------------------------------------------------------------------
@@ -280,7 +295,9 @@ class VersionRefused(ProtocolError):
 
     def __init__(self, theirs: int, ours: int) -> None:
         self.theirs, self.ours = theirs, ours
-        super().__init__(f"the other side speaks protocol {theirs}, this one {ours}. Install the same mesh-tasks release on both.")
+        super().__init__(
+            f"the other side speaks protocol {theirs}, this one {ours}. Install the same mesh-tasks release on both."
+        )
 
 
 class UndecodableBody(ProtocolError):

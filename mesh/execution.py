@@ -1,4 +1,6 @@
-"""Running one task: find it, decode its arguments, call it, encode what came of it. Whatever user code does ends as an outcome."""
+"""Running one task: find it, decode its arguments, call it, encode what came of it. Whatever user code does ends as
+an outcome.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ Ran = tuple[int, bytes, tuple[Buffer, ...]]  #: status, body, frames
 class Execution:
     """Runs tasks of one registry, one at a time, in the thread that calls it."""
 
-    def __init__(self, registry: Registry, hostname: str, on_error: Callable[[str, bytes, BaseException, bool], None]) -> None:
+    def __init__(
+        self, registry: Registry, hostname: str, on_error: Callable[[str, bytes, BaseException, bool], None]
+    ) -> None:
         self._registry = registry
         self._hostname = hostname
         #: Called with (task name, task id, exception, whether the task lists it in `throws`).
@@ -39,7 +43,11 @@ class Execution:
             args, kwargs = decode_call(body, [frame.buffer for frame in frames] if frames else ())
             enter_request(task_id, name, attempt, flags, options, self._hostname, args, kwargs)
             try:
-                value = definition.run(definition.task, *args, **kwargs) if definition.bind else definition.run(*args, **kwargs)
+                value = (
+                    definition.run(definition.task, *args, **kwargs)
+                    if definition.bind
+                    else definition.run(*args, **kwargs)
+                )
             finally:
                 leave_request()
             document, own = encode_value(value)
@@ -53,7 +61,12 @@ class Execution:
             return self._failure(name, task_id, error, error.__traceback__, definition)
 
     def _failure(
-        self, name: str, task_id: bytes, error: BaseException, trace: TracebackType | None, definition: TaskDefinition | None
+        self,
+        name: str,
+        task_id: bytes,
+        error: BaseException,
+        trace: TracebackType | None,
+        definition: TaskDefinition | None,
     ) -> Ran:
         own = trace
         for _ in range(_OWN_FRAMES):

@@ -22,7 +22,9 @@ class TaskState(NamedTuple):
 
     task_id: bytes | None  #: None where nothing is known of it
     state: str  #: as in states: PENDING (unknown or queued), STARTED, SUCCESS ...
-    info: dict[str, Any] | None  #: e.g. {"queue": ..., "known": True} or {"pid": ..., "hostname": ..., "started": wall_s}
+    info: (
+        dict[str, Any] | None
+    )  #: e.g. {"queue": ..., "known": True} or {"pid": ..., "hostname": ..., "started": wall_s}
 
 
 class PendingCall:

@@ -1,8 +1,12 @@
-"""Every message on the wire, in one place. `codec` turns them into frames and back; docs/protocol.md tells who sends what when.
+"""Every message on the wire, in one place. `codec` turns them into frames and back; docs/protocol.md tells who sends
+what when.
 
-A message is a NamedTuple; on the wire it is the msgpack array `[kind, *fields]`. Fields added by a later minor version stand at
-the end and are ignored by those who don't know them. Batches hold *records*, which are plain lists on the wire and stay lists in
-the hot path; their fields are named here. Buffers of large bodies follow the message as frames of their own, in the order of the
+A message is a NamedTuple; on the wire it is the msgpack array `[kind, *fields]`. Fields added by a later minor
+version stand at
+the end and are ignored by those who don't know them. Batches hold *records*, which are plain lists on the wire and
+stay lists in
+the hot path; their fields are named here. Buffers of large bodies follow the message as frames of their own, in the
+order of the
 records that own them (`n_frames` each).
 """
 
@@ -61,7 +65,9 @@ class Call(NamedTuple):
     flags: int  #: Flag
     body: bytes  #: opaque to the router
     n_frames: int
-    options: dict[str, Any] | None  #: rare ones: `eta` and `expires` (wall seconds), `id` (custom id), `root`, `parent`, `headers`
+    options: (
+        dict[str, Any] | None
+    )  #: rare ones: `eta` and `expires` (wall seconds), `id` (custom id), `root`, `parent`, `headers`
 
 
 class Assignment(NamedTuple):
@@ -179,7 +185,9 @@ class Results(NamedTuple):
 
 
 class Reconcile(NamedTuple):
-    """The caller still waits for these sequences. Answered with Results for those that ended and Missing for the unknown."""
+    """The caller still waits for these sequences. Answered with Results for those that ended and Missing for the
+    unknown.
+    """
 
     outstanding: Ranges
 
@@ -191,7 +199,9 @@ class Missing(NamedTuple):
 
 
 class Ask(NamedTuple):
-    """Where are these tasks? Answered at once with States, and Results for those that ended; `watch` asks for later Results too."""
+    """Where are these tasks? Answered at once with States, and Results for those that ended; `watch` asks for later
+    Results too.
+    """
 
     request: int
     watch: bool

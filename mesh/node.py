@@ -1,17 +1,19 @@
-"""A node: the supervisor of its slots. It runs no user code and touches no task; what it knows of them it reads from the slot page."""
+"""A node: the supervisor of its slots. It runs no user code and touches no task; what it knows of them it reads from
+the slot page.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-import random
 import signal
 import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
-from mesh import ids, locate, messages
+from mesh import locate, messages
 from mesh.core.supervision import Report, Spawn, Supervision, SupervisionEffect
 from mesh.exceptions import MeshError, RouterUnreachable
 from mesh.messages import Role
@@ -37,7 +39,9 @@ class NodeOptions(NamedTuple):
     concurrency: int | None  #: None: what the app says, else one per CPU
     queues: tuple[str, ...] | None  #: None: the app's default queue
     connect_s: float = 5.0  #: how long to wait for a router at the start
-    on_loaded: Callable[[dict[str, Any]], None] = lambda info: None  #: gets the app's info plus "queues", "concurrency", "directory", "mesh"
+    on_loaded: Callable[[dict[str, Any]], None] = lambda info: (
+        None
+    )  #: gets the app's info plus "queues", "concurrency", "directory", "mesh"
     on_ready: Callable[[], None] = lambda: None
 
 
@@ -61,7 +65,7 @@ class Node:
         self._template = template
         self._info = info
         self._place = place
-        self._incarnation = random.SystemRandom().getrandbits(ids.INCARNATION_BITS)
+        self._incarnation = transport.fresh_incarnation()
         slots: int = info["concurrency"]
         self._page = SlotPage(locate.pages_path(place.directory, os.getpid()), slots, create=True)
         self._supervision = Supervision(slots)
@@ -123,7 +127,13 @@ class Node:
     def _order(self, index: int) -> SlotOrder:
         place = self._place
         return SlotOrder(
-            index, place.mesh, place.directory, self._options.name, tuple(self._info["queues"]), self._page.path, self._page.slots
+            index,
+            place.mesh,
+            place.directory,
+            self._options.name,
+            tuple(self._info["queues"]),
+            self._page.path,
+            self._page.slots,
         )
 
     def _report(self, report: Report) -> None:
@@ -150,7 +160,9 @@ class Node:
     # --- stopping --------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Once: warm, slots finish what they run. Again: cold, they are killed and their tasks requeued. Signal handlers may call it."""
+        """Once: warm, slots finish what they run. Again: cold, they are killed and their tasks requeued. Signal
+        handlers may call it.
+        """
         self._stops += 1
         self._wakeup.set()
 
@@ -163,7 +175,8 @@ class Node:
             self._template.end()
         if self._stops > 1:
             for pid, _ in self._supervision.living.values():
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     # --- the router ------------------------------------------------------------------------------
 
@@ -179,7 +192,13 @@ class Node:
             "app": self._info.get("app"),
         }
         hello = messages.Hello(
-            messages.PROTOCOL_MAJOR, messages.PROTOCOL_MINOR, Role.NODE, self._place.mesh, self._incarnation, os.getpid(), info
+            messages.PROTOCOL_MAJOR,
+            messages.PROTOCOL_MINOR,
+            Role.NODE,
+            self._place.mesh,
+            self._incarnation,
+            os.getpid(),
+            info,
         )
         link.send(hello)
         self._hello_mono_s = time.monotonic()
@@ -227,7 +246,9 @@ class Node:
             self._link.send(messages.Quiet(self._options.name))
 
     def _answer_recalls(self, recalls: list[messages.Recall]) -> None:
-        recalls = [recall for recall in recalls if 0 <= recall.slot < self._page.slots and 0 <= recall.upto <= ALL_LEASES]
+        recalls = [
+            recall for recall in recalls if 0 <= recall.slot < self._page.slots and 0 <= recall.upto <= ALL_LEASES
+        ]
         for recall in recalls:
             self._page.withdraw(recall.slot, recall.upto)
         time.sleep(SETTLE_S)
@@ -241,7 +262,9 @@ class Node:
         command = self._commands.get(request.command)
         if command is None:
             known = ", ".join(sorted(self._commands))
-            self._link.send(messages.Reply(request.number, False, f"unknown command {request.command!r}; this node knows {known}"))
+            self._link.send(
+                messages.Reply(request.number, False, f"unknown command {request.command!r}; this node knows {known}")
+            )
             return
         self._link.send(messages.Reply(request.number, True, command()))
 

@@ -1,8 +1,12 @@
-"""Who drives a client's sockets: its I/O thread, or a thread that waits in `get()`. The only place where that moves (DESIGN D14).
+"""Who drives a client's sockets: its I/O thread, or a thread that waits in `get()`. The only place where that moves
+(DESIGN D14).
 
-A thread that waits takes the reactor over: its call's result then reaches it without a change of threads. When it has what it waited
-for it lays the reactor down, and the I/O thread leaves it there for a few milliseconds: a program that calls, waits, calls, waits
-finds it free each time. A single call made meanwhile is sent by its own thread; a second one without a wait in between shows a
+A thread that waits takes the reactor over: its call's result then reaches it without a change of threads. When it has
+what it waited
+for it lays the reactor down, and the I/O thread leaves it there for a few milliseconds: a program that calls, waits,
+calls, waits
+finds it free each time. A single call made meanwhile is sent by its own thread; a second one without a wait in
+between shows a
 burst, which the I/O thread takes from there on, in batches.
 """
 
@@ -23,7 +27,9 @@ class Turns(Protocol):
     """What is driven."""
 
     def turn(self, timeout_s: float | None) -> None:
-        """One round: waits for input at most so long, or until woken, and deals with it. None: until something is due."""
+        """One round: waits for input at most so long, or until woken, and deals with it. None: until something is
+        due.
+        """
         ...
 
     def flush(self) -> None:
@@ -86,7 +92,9 @@ class Reactor:
                 self._io_turn.notify()
 
     def wait(self, is_done: Callable[[], bool], follow: Callable[[], threading.Event], timeout_s: float | None) -> bool:
-        """Waits until `is_done()`, driving where it can. `follow()` gives an event that whoever drives will set. False on time-out."""
+        """Waits until `is_done()`, driving where it can. `follow()` gives an event that whoever drives will set.
+        False on time-out.
+        """
         if is_done():
             return True
         deadline_mono_s = None if timeout_s is None else time.monotonic() + timeout_s
@@ -141,7 +149,9 @@ class Reactor:
             return True
 
     def _take(self, left_s: float | None) -> bool:
-        """Takes the reactor, from the I/O thread if need be. False where another waiting thread drives, or it took too long."""
+        """Takes the reactor, from the I/O thread if need be. False where another waiting thread drives, or it took
+        too long.
+        """
         with self._lock:
             if self._driven and self._io_drives and not self._closing:
                 self._wanted += 1
@@ -193,7 +203,9 @@ class Reactor:
             return False
 
     def _io_wait(self, left_s: float) -> None:
-        """Looks again when the lease may be over; where one thread drives on and on, sleeps until that one lays it down."""
+        """Looks again when the lease may be over; where one thread drives on and on, sleeps until that one lays it
+        down.
+        """
         rounds = self._rounds
         if not self._io_turn.wait(left_s) and self._driven and rounds == self._rounds:
             self._io_asleep = True

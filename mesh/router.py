@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import secrets
 import signal
 import sys
 from collections.abc import Callable
@@ -48,7 +47,9 @@ class Router:
         self._bind()
         self._wakeup = transport.Wakeup()
         self._processes = transport.Processes()
-        identity = Identity(place.mesh, place.directory, _owner_tag(place.directory), secrets.token_bytes(8), os.getpid(), VERSION)
+        identity = Identity(
+            place.mesh, place.directory, _owner_tag(place.directory), os.urandom(8), os.getpid(), VERSION
+        )
         self._owner = Owner(identity, _limits(settings), lambda error: encode_exception(error, ""))
         self._journal: Journal = MemoryJournal(self._committed)
         self._poller = transport.Poller()
@@ -184,7 +185,9 @@ def _limits(settings: Settings) -> Limits:
 
 
 def _owner_tag(directory: str) -> bytes:
-    """The tag all ids confirmed here bear: made once, kept beside the sockets, the same for every router of this place."""
+    """The tag all ids confirmed here bear: made once, kept beside the sockets, the same for every router of this
+    place.
+    """
     path = os.path.join(directory, "owner.tag")
     try:
         with open(path, "rb") as file:
@@ -193,7 +196,7 @@ def _owner_tag(directory: str) -> bytes:
             return tag
     except FileNotFoundError:
         pass
-    tag = secrets.token_bytes(OWNER_TAG_BYTES)
+    tag = os.urandom(OWNER_TAG_BYTES)
     temporary = f"{path}.{os.getpid()}"
     with open(temporary, "wb") as file:
         file.write(tag)
@@ -201,12 +204,25 @@ def _owner_tag(directory: str) -> bytes:
     return tag
 
 
-def run_router(place: locate.Place, settings: Settings, *, start_lock_fd: int | None = None, on_ready: Callable[[], None] | None = None) -> int:
-    """Runs the router of a place in this process until SIGTERM, SIGINT or idleness. Returns 0, or 1 where one runs already."""
+def run_router(
+    place: locate.Place,
+    settings: Settings,
+    *,
+    start_lock_fd: int | None = None,
+    on_ready: Callable[[], None] | None = None,
+) -> int:
+    """Runs the router of a place in this process until SIGTERM, SIGINT or idleness. Returns 0, or 1 where one runs
+    already.
+    """
     locate.prepare(place)
     lock = locate.acquire_router_lock(place)
     if lock is None:
-        logger.error("a router of mesh %r runs already, with pid %s", place.mesh, locate.router_pid(place), extra={"action": "refused"})
+        logger.error(
+            "a router of mesh %r runs already, with pid %s",
+            place.mesh,
+            locate.router_pid(place),
+            extra={"action": "refused"},
+        )
         return 1
     router = Router(place, settings)
 

@@ -1,6 +1,8 @@
-"""A slot: the process in which one task at a time runs. One thread does everything; while user code runs, nothing else does.
+"""A slot: the process in which one task at a time runs. One thread does everything; while user code runs, nothing
+else does.
 
-It takes leases from its router, says in the slot page which one it begins, and sends each outcome twice: straight to the caller's
+It takes leases from its router, says in the slot page which one it begins, and sends each outcome twice: straight to
+the caller's
 reply socket where the two share a host, and to the owner, which has the last word (DESIGN D4, D8).
 """
 
@@ -9,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import random
 import time
 from collections import OrderedDict
 from typing import Final, NamedTuple
@@ -56,7 +57,7 @@ class Slot:
         self._options = options
         self._page = page
         self._execution = execution
-        self._incarnation = random.SystemRandom().getrandbits(ids.INCARNATION_BITS)
+        self._incarnation = transport.fresh_incarnation()
         self._work = Work(page.enter(options.slot, os.getpid()))
         self._context = transport.context()
         self._processes = transport.Processes()
@@ -213,7 +214,13 @@ class Slot:
             "last_lease": self._work.last_lease,
         }
         return messages.Hello(
-            messages.PROTOCOL_MAJOR, messages.PROTOCOL_MINOR, Role.SLOT, options.place.mesh, self._incarnation, os.getpid(), info
+            messages.PROTOCOL_MAJOR,
+            messages.PROTOCOL_MINOR,
+            Role.SLOT,
+            options.place.mesh,
+            self._incarnation,
+            os.getpid(),
+            info,
         )
 
     def _rejoin(self) -> None:
@@ -278,4 +285,6 @@ def _log_failure(name: str, task_id: bytes, error: BaseException, expected: bool
     level = logging.INFO if expected else logging.ERROR
     text = ids.to_text(task_id)
     trace = None if expected else (type(error), error, error.__traceback__)
-    logger.log(level, "task %s[%s] raised %r", name, text, error, exc_info=trace, extra={"action": "task_failed", "task": text})
+    logger.log(
+        level, "task %s[%s] raised %r", name, text, error, exc_info=trace, extra={"action": "task_failed", "task": text}
+    )

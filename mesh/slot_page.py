@@ -1,10 +1,12 @@
 """The slot page: one mmapped file a node, one record a slot, in which slots say what they have begun (DESIGN D4).
 
-A record is written by its slot, but for `withdrawn`, which the supervisor raises. Anybody of the same user may read it; nobody
+A record is written by its slot, but for `withdrawn`, which the supervisor raises. Anybody of the same user may read
+it; nobody
 needs a lock:
 
 - The slot writes `begun = n`, then looks at `withdrawn`. It runs lease n only where `withdrawn < n`; else it returns n.
-- The supervisor raises `withdrawn`, waits `SETTLE_S`, then reads `begun`: what lies above it was not begun and never will be.
+- The supervisor raises `withdrawn`, waits `SETTLE_S`, then reads `begun`: what lies above it was not begun and never
+will be.
   The wait is far longer than a store needs to become visible to another core. Should the slot return a lease that the
   supervisor returns too, the second return changes nothing.
 """
@@ -135,7 +137,9 @@ class SlotPage:
 
 
 def begun_of(path: str, slot: int, pid: int) -> int:
-    """The last lease that this slot process began, read from the file when slot and supervisor may both be gone; 0 where it does not say."""
+    """The last lease that this slot process began, read from the file when slot and supervisor may both be gone; 0
+    where it does not say.
+    """
     try:
         with open(path, "rb") as file:
             file.seek(slot * RECORD_BYTES)

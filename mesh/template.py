@@ -1,6 +1,7 @@
 """The template: a child of the node that imports the app once and forks a slot of it on command (DESIGN D5).
 
-It is forked before any thread or ZeroMQ context exists, so that its forks are clean, and freezes the garbage collector, so that
+It is forked before any thread or ZeroMQ context exists, so that its forks are clean, and freezes the garbage
+collector, so that
 slots share its memory. It speaks with the supervisor over a socket pair, one msgpack array a packet:
 to the template `["spawn", index]`; from it `["loaded", info]`, `["failed", text]`, `["spawned", index, pid]`,
 `["exited", pid, wait status, peak RSS in KiB]`.
@@ -8,6 +9,7 @@ to the template `["spawn", index]`; from it `["loaded", info]`, `["failed", text
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -112,7 +114,9 @@ class Template:
         return status
 
 
-def _become_template(load: Callable[[], LoadedApp], run_slot: RunSlot, channel: socket.socket, lifeline: int, parent: int) -> None:
+def _become_template(
+    load: Callable[[], LoadedApp], run_slot: RunSlot, channel: socket.socket, lifeline: int, parent: int
+) -> None:
     """What the forked template does until the supervisor is gone. Never returns."""
     code = 1
     try:
@@ -121,7 +125,8 @@ def _become_template(load: Callable[[], LoadedApp], run_slot: RunSlot, channel: 
             signal.signal(number, _ignore)
         app = _load(load, channel)
         if app is not None:
-            _serve(app, run_slot, channel, lifeline)
+            with contextlib.suppress(ConnectionError):  # the supervisor is gone, and so is the template's purpose
+                _serve(app, run_slot, channel, lifeline)
             code = 0
     except BaseException:
         traceback.print_exc()
@@ -131,7 +136,9 @@ def _become_template(load: Callable[[], LoadedApp], run_slot: RunSlot, channel: 
 
 
 def _ignore(number: int, frame: object) -> None:
-    """Signals to the whole group are the supervisor's to act on. A handler, so that programs started by tasks don't inherit it."""
+    """Signals to the whole group are the supervisor's to act on. A handler, so that programs started by tasks don't
+    inherit it.
+    """
 
 
 def _die_with_parent(parent: int) -> None:
@@ -152,7 +159,9 @@ def _load(load: Callable[[], LoadedApp], channel: socket.socket) -> LoadedApp | 
         return None
     except BaseException as error:
         text = "".join(traceback.format_exception(error))
-        channel.send(msgpack.packb(["failed", f"the app did not load: {type(error).__name__}: {error}", text[-100_000:]]))
+        channel.send(
+            msgpack.packb(["failed", f"the app did not load: {type(error).__name__}: {error}", text[-100_000:]])
+        )
         return None
     if threading.active_count() > 1:
         names = ", ".join(thread.name for thread in threading.enumerate() if thread is not threading.main_thread())
@@ -177,8 +186,8 @@ def _serve(app: LoadedApp, run_slot: RunSlot, channel: socket.socket, lifeline: 
             if fd != channel.fileno():
                 poll.unregister(fd)
                 os.close(fd)
-                _, status, usage = os.wait4(children.pop(fd), 0)
-                channel.send(msgpack.packb(["exited", _, status, usage.ru_maxrss]))
+                pid, status, usage = os.wait4(children.pop(fd), 0)
+                channel.send(msgpack.packb(["exited", pid, status, usage.ru_maxrss]))
                 continue
             packet = channel.recv(_PACKET_BYTES)
             if not packet:
@@ -191,7 +200,9 @@ def _serve(app: LoadedApp, run_slot: RunSlot, channel: socket.socket, lifeline: 
             channel.send(msgpack.packb(["spawned", order.slot, pid]))
 
 
-def _fork_slot(app: LoadedApp, run_slot: RunSlot, order: SlotOrder, channel: socket.socket, lifeline: int, others: tuple[int, ...]) -> int:
+def _fork_slot(
+    app: LoadedApp, run_slot: RunSlot, order: SlotOrder, channel: socket.socket, lifeline: int, others: tuple[int, ...]
+) -> int:
     parent = os.getpid()
     pid = os.fork()
     if pid:

@@ -1,7 +1,9 @@
 """The only maker of sockets and their options; sending and receiving whole messages; the poll loop.
 
-The options answer the pitfalls of ZeroMQ one by one: mandatory routing (an unknown or full peer is an error and not a silent
-drop), no lingering at close, hand-over of a routing id to the same process after a reconnect, bounded queues, bounded message sizes.
+The options answer the pitfalls of ZeroMQ one by one: mandatory routing (an unknown or full peer is an error and not a
+silent
+drop), no lingering at close, hand-over of a routing id to the same process after a reconnect, bounded queues, bounded
+message sizes.
 A link belongs to one thread at a time.
 """
 
@@ -10,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import secrets
 import select
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -19,6 +20,7 @@ import zmq
 
 from mesh import codec
 from mesh.exceptions import MalformedMessage, MeshError
+from mesh.ids import INCARNATION_BITS
 from mesh.messages import FRAMES_MAX, Buffer, Message
 
 #: Older releases of libzmq can be crashed or starved by unauthenticated peers.
@@ -44,10 +46,17 @@ def context() -> zmq.Context[zmq.Socket[bytes]]:
     return made
 
 
+def fresh_incarnation() -> int:
+    """What tells this process from every other: random, of the width that ids have room for."""
+    return int.from_bytes(os.urandom(8), "big") >> (64 - INCARNATION_BITS)
+
+
 class _Socket:
     """What links and doors share: options, receiving, closing."""
 
-    def __init__(self, socket: zmq.Socket[bytes], url: str, on_malformed: Callable[[bytes, MalformedMessage], None] | None) -> None:
+    def __init__(
+        self, socket: zmq.Socket[bytes], url: str, on_malformed: Callable[[bytes, MalformedMessage], None] | None
+    ) -> None:
         self.socket = socket
         self.url = url
         self._on_malformed = on_malformed
@@ -121,13 +130,15 @@ class Link(_Socket):
         on_malformed: Callable[[bytes, MalformedMessage], None] | None = None,
     ) -> None:
         super().__init__(ctx.socket(zmq.DEALER), url, on_malformed)
-        self.socket.set(zmq.ROUTING_ID, b"\x01" + secrets.token_bytes(8))
+        self.socket.set(zmq.ROUTING_ID, b"\x01" + os.urandom(8))
         # A spread of waits, so that a router that comes back is not met by everybody at once.
         self.socket.set(zmq.RECONNECT_IVL, random.randint(10, 40) if reconnect else -1)
         self.socket.connect(url)
 
     def send(self, message: Message, frames: tuple[Buffer, ...] = ()) -> bool:
-        """Hands a message over; False where the pipe is full or gone. What was handed over may still be lost with the link."""
+        """Hands a message over; False where the pipe is full or gone. What was handed over may still be lost with the
+        link.
+        """
         try:
             self._send_rest(message, frames)
         except zmq.Again:
@@ -156,6 +167,12 @@ class Door(_Socket):
         self.socket.set(zmq.BACKLOG, 1024)
         self.socket.bind(url)
 
+    def close(self, linger_ms: int = 0) -> None:
+        """Closes the socket and removes its file; who closes it must be the one that owns the path."""
+        super().close(linger_ms)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.url.removeprefix("ipc://"))
+
     def unbind(self) -> None:
         """Takes no new peers; those that are there stay."""
         with contextlib.suppress(zmq.ZMQError):
@@ -175,7 +192,9 @@ class Door(_Socket):
         return True
 
     def receive(self, limit: int = DRAIN) -> Iterator[tuple[bytes, Message, tuple[Buffer, ...]]]:
-        """(peer, message, frames) of what has arrived, up to `limit` messages, without waiting. Malformed messages are left out."""
+        """(peer, message, frames) of what has arrived, up to `limit` messages, without waiting. Malformed messages
+        are left out.
+        """
         return self._drain(limit, routed=True)
 
 

@@ -1,4 +1,6 @@
-"""The caller's side: calls made and not yet ended, what must be sent (again), and what the router is to be asked and told."""
+"""The caller's side: calls made and not yet ended, what must be sent (again), and what the router is to be asked and
+told.
+"""
 
 from __future__ import annotations
 
@@ -68,17 +70,28 @@ class Calls:
     # --- submitting ------------------------------------------------------------------------------
 
     def add(
-        self, name: str, queue: str, priority: int, flags: int, body: bytes, frames: list[Buffer] | None, options: dict[str, Any] | None
+        self,
+        name: str,
+        queue: str,
+        priority: int,
+        flags: int,
+        body: bytes,
+        frames: list[Buffer] | None,
+        options: dict[str, Any] | None,
     ) -> PendingCall:
         """Takes one call."""
-        self.last_sequence = sequence = self.last_sequence + 1
-        pending = PendingCall(self.prefix + sequence.to_bytes(SEQUENCE_BYTES, "big"), options.get("id") if options else None)
+        sequence, size = self.last_sequence + 1, len(body)
+        pending = PendingCall(
+            self.prefix + sequence.to_bytes(SEQUENCE_BYTES, "big"), options.get("id") if options else None
+        )
         own: tuple[Buffer, ...] = tuple(frames) if frames else ()
         entry = Entry([sequence, name, queue, priority, flags, body, len(own), options], own, pending)
         self.open[pending.task_id] = entry
+        # Only now: a HELLO that another thread makes meanwhile must not tell of it as ended.
+        self.last_sequence = sequence
         self._unsent.append(entry)
         self.unconfirmed += 1
-        self._retained_bytes += len(body)
+        self._retained_bytes += size
         return pending
 
     @property
@@ -99,9 +112,9 @@ class Calls:
         size = last = 0
         unsent = self._unsent
         while unsent and len(records) < PUBLISH_CALLS and size < PUBLISH_BYTES:
-            record, own, _ = unsent[0]
-            if record is not None:
-                if record[0] <= last or len(frames) + len(own) > m.FRAMES_MAX:
+            record, own, pending = unsent[0]
+            if record is not None and pending.task_id in self.open:  # else it has ended meanwhile
+                if record[0] <= last or (frames and len(frames) + len(own) > m.FRAMES_MAX):
                     break
                 last = record[0]
                 records.append(record)
@@ -125,7 +138,9 @@ class Calls:
     # --- what comes in ---------------------------------------------------------------------------
 
     def results(self, results: m.Results, frames: tuple[Buffer, ...]) -> list[PendingCall]:
-        """Fills in outcomes; those that nobody awaits (repeated ones too) are left out. Returns the calls that ended."""
+        """Fills in outcomes; those that nobody awaits (repeated ones too) are left out. Returns the calls that
+        ended.
+        """
         ended = []
         at = 0
         for task_id, status, body, n_frames in results.results:
@@ -197,7 +212,9 @@ class Calls:
                 self._retained_bytes -= len(record[5])
 
     def missing(self, missing: m.Missing) -> list[PendingCall]:
-        """The router knows nothing of these: they are sent again, or are lost where the body is gone. Returns the lost."""
+        """The router knows nothing of these: they are sent again, or are lost where the body is gone. Returns the
+        lost.
+        """
         lost = []
         for first, last in missing.sequences:
             for sequence in range(first, min(last, self.last_sequence) + 1):
@@ -209,7 +226,14 @@ class Calls:
                     self._unsent.append(entry)
                     continue
                 del self.open[task_id]
-                lost.append(self._fail(entry, TaskLost(f"task {to_text(task_id)} was lost: the router that held it died without a journal. Call it again.")))
+                lost.append(
+                    self._fail(
+                        entry,
+                        TaskLost(
+                            f"task {to_text(task_id)} was lost: its router died, and it kept no journal. Call it again."
+                        ),
+                    )
+                )
         return lost
 
     def _fail(self, entry: Entry, error: MeshError) -> PendingCall:
@@ -221,8 +245,9 @@ class Calls:
 
     def watch(self, asked: bytes | str) -> PendingCall:
         """A call by id or custom id. Where it is new, the router must be asked: `asks`."""
-        if isinstance(asked, bytes) and asked in self.open:
-            return self.open[asked].pending
+        entry = self.open.get(asked) if isinstance(asked, bytes) else None
+        if entry is not None:
+            return entry.pending
         pending = PendingCall(asked if isinstance(asked, bytes) else b"", asked if isinstance(asked, str) else None)
         pending.confirmed = True
         self._watched.setdefault(asked, []).append(pending)
@@ -233,7 +258,9 @@ class Calls:
         return list(self._watched)
 
     def states(self, states: m.States) -> list[PendingCall]:
-        """What the router says of watched ids: custom ids become known by their real one; what is gone has failed. Returns the failed."""
+        """What the router says of watched ids: custom ids become known by their real one; what is gone has failed.
+        Returns the failed.
+        """
         failed = []
         for asked, task_id, _, info in states.states:
             if asked not in self._watched or task_id is None:
@@ -262,18 +289,24 @@ class Calls:
         Returns what to ask it at once about calls whose bodies are not kept.
         """
         new, self._boot = boot != self._boot, boot
-        again = [entry for entry in list(self.open.values()) if entry.record is not None and (new or not entry.pending.confirmed)]
+        again = [
+            entry
+            for entry in list(self.open.values())
+            if entry.record is not None and (new or not entry.pending.confirmed)
+        ]
         ignored = Flag.IGNORE_RESULT
-        self._unsent = deque(one for one in again if not (one.pending.confirmed and one.record is not None and one.record[4] & ignored))
+        self._unsent = deque(
+            one for one in again if not (one.pending.confirmed and one.record is not None and one.record[4] & ignored)
+        )
         bare = SequenceSet()
-        for task_id, entry in self.open.items():
+        for task_id, entry in list(self.open.items()):
             if entry.record is None or not new:
                 bare.add(sequence_of(task_id))
         return m.Reconcile(bare.take()) if bare else None
 
     def abandon(self, error: MeshError) -> list[PendingCall]:
         """No router will ever know these calls. Returns all that were open; they have failed."""
-        lost = [self._fail(entry, error) for entry in self.open.values()]
+        lost = [self._fail(entry, error) for entry in list(self.open.values())]
         self.open.clear()
         self._unsent.clear()
         return lost
@@ -297,7 +330,8 @@ class Calls:
         outstanding = SequenceSet()
         if self._cursor >= len(self.open):
             self._cursor = 0
-        for task_id in islice(self.open, self._cursor, self._cursor + RECONCILE_CALLS):
+        # A list, made in one go: other threads add calls meanwhile.
+        for task_id in list(islice(self.open, self._cursor, self._cursor + RECONCILE_CALLS)):
             sequence = sequence_of(task_id)
             if sequence > self._old_sequence:
                 self._cursor = 0
@@ -323,7 +357,9 @@ class Calls:
     def check(self) -> None:
         """Raises AssertionError where counts or orders are off."""
         assert self.unconfirmed == sum(not entry.pending.confirmed for entry in self.open.values())
-        assert self._retained_bytes == sum(len(entry.record[5]) for entry in self.open.values() if entry.record is not None)
+        assert self._retained_bytes == sum(
+            len(entry.record[5]) for entry in self.open.values() if entry.record is not None
+        )
         assert list(self.open) == sorted(self.open)
         assert all(entry.pending.ending is None for entry in self.open.values())
         self._received.check()

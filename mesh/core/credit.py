@@ -14,7 +14,8 @@ WINDOW_LEASES: Final = 256
 OVERHEAD_US: Final = 15
 #: A slot whose front lease is older gets nothing more, and what waits behind it is recalled for an idle slot.
 STALE_S: Final = 0.005
-#: When what waits behind an old front lease is recalled though no slot is idle: the order of the queue is worth that much.
+#: When what waits behind an old front lease is recalled though no slot is idle: the order of the queue is worth that
+#: much.
 STALE_BUSY_S: Final = 0.05
 #: Run times by which a name's estimate is renewed.
 SAMPLES: Final = 32

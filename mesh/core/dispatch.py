@@ -1,6 +1,7 @@
 """Which task goes to which consumer, and what becomes of it when it ends or its holder goes.
 
-Placement (DESIGN D3, D4): an idle local slot, then an idle remote one (a peer's credit), then the window of a local slot;
+Placement (DESIGN D3, D4): an idle local slot, then an idle remote one (a peer's credit), then the window of a local
+slot;
 never a remote window.
 """
 
@@ -35,7 +36,9 @@ class Budgets(NamedTuple):
 
 
 class Dispatch:
-    """1. Orders tasks. 2. Leases them. 3. Takes them back. Tells by `ended` which task is over without an outcome of a slot."""
+    """1. Orders tasks. 2. Leases them. 3. Takes them back. Tells by `ended` which task is over without an outcome of
+    a slot.
+    """
 
     def __init__(self, budgets: Budgets, ended: Callable[[Task, str, str], None]) -> None:
         self._budgets = budgets
@@ -72,7 +75,7 @@ class Dispatch:
             self._push(task)
 
     def finish(self, task: Task) -> None:
-        """Takes a task out for good, wherever it is. A lease that holds it must have been closed."""
+        """Takes a task out for good. A lease that holds it stays until its holder ends or returns it."""
         if task.phase is Phase.READY:
             self.ready_count -= 1
             task.phase = Phase.DONE
@@ -82,7 +85,9 @@ class Dispatch:
         del self.open[task.task_id]
 
     def outcome(self, consumer: Consumer, lease: int, task_id: bytes, now: Now, runtime_us: int) -> Task | None:
-        """Ends a lease with an outcome and its task with it; None where the consumer does not hold this task under it."""
+        """Ends a lease with an outcome and its task with it; None where the consumer does not hold this task under
+        it.
+        """
         task = consumer.held.get(lease)
         if task is None or task.task_id != task_id:
             return None
@@ -90,6 +95,10 @@ class Dispatch:
         if consumer.kind is Kind.SLOT:
             self.estimates.add(task.name, runtime_us)
         consumer.busy_since_mono_s = now.mono_s
+        if consumer.recalling and not consumer.held:
+            consumer.recalling = False
+        if task.phase is Phase.DONE:  # the outcome of an earlier attempt came first
+            return None
         task.phase = Phase.DONE
         del self.open[task.task_id]
         return task
@@ -118,25 +127,31 @@ class Dispatch:
     def recalled(self, consumer: Consumer, begun: int, upto: int) -> None:
         """The consumer will never begin the leases in (begun, upto]; they go back to the front, uncharged."""
         consumer.recalling = False
-        self._requeue(consumer.close_unbegun(begun, upto))
+        consumer.recalled_upto = max(consumer.recalled_upto, upto)
+        self._requeue(consumer.close_between(begun, upto))
 
     def lost(self, peer: bytes, begun: int, cause: str, *, node_lost: bool, charged: bool = True) -> None:
         """A consumer is gone. Only the lease it had begun is charged (contract: "leased, not begun")."""
         consumer = self.leave(peer)
         if consumer is None:
             return
-        task, others = consumer.close_all(begun)
+        task, ran, others = consumer.close_all(begun)
         self._requeue(others)
         if task is not None:
             self._begun_and_lost(task, cause, node_lost=node_lost, charged=charged)
+        for one in reversed(ran):
+            self._begun_and_lost(one, cause, node_lost=node_lost, charged=False)
 
     def _begun_and_lost(self, task: Task, cause: str, *, node_lost: bool, charged: bool) -> None:
+        if task.phase is Phase.DONE:
+            return
+        task.begun_in_vain()
         if charged:
             task.charge(cause, node_lost=node_lost)
         if task.flags & Flag.EARLY_ACK:
             self._end(task, "lost", f"it had begun and may run at most once: {cause}")
-        elif task.crashes >= self._budgets.crash or task.losses >= self._budgets.lost:
-            self._end(task, "lost", f"{task.attempt} deliveries died: {'; '.join(task.causes or ())}")
+        elif task.crashes > self._budgets.crash or task.losses > self._budgets.lost:
+            self._end(task, "lost", f"{task.crashes + task.losses} deliveries died: {'; '.join(task.causes or ())}")
         else:
             self._requeue([task])
 
@@ -146,8 +161,13 @@ class Dispatch:
 
     def _requeue(self, tasks: list[Task]) -> None:
         for task in reversed(tasks):
+            if task.phase is Phase.DONE:  # an outcome of an earlier attempt came while it was leased
+                continue
             task.phase = Phase.READY
             task.started_wall_s = 0.0
+            expires = task.options.get("expires") if task.options is not None else None
+            if expires is not None:
+                self.schedule.expire_again(task, expires)
             self._queue(task.queue).push_front(task)
             self.ready_count += 1
 
@@ -161,13 +181,14 @@ class Dispatch:
             task.move(Phase.READY)
             self._push(task)
         for task in self.schedule.expired(now.wall_s):
-            if task.phase is not Phase.LEASED:
+            if task.phase is Phase.READY or task.phase is Phase.WAITING:
                 self._end(task, "expired", "it expired before it began")
 
     def stale(self, now: Now) -> Iterator[Consumer]:
         """Slots whose front lease has become old while others wait behind it: their rest is to be recalled.
 
-        At once where an idle slot could begin it; else after a while, since a slot that only had to wait for a CPU soon goes on.
+        At once where an idle slot could begin it; else after a while, since a slot that only had to wait for a CPU
+        soon goes on.
         """
         if not any(len(consumer.held) > 1 for consumer in self.consumers.values()):
             return
@@ -178,7 +199,10 @@ class Dispatch:
                 yield consumer
 
     def _patience_s(self) -> float:
-        idle = any(not consumer.held and consumer.kind is Kind.SLOT and consumer.has_room() for consumer in self.consumers.values())
+        idle = any(
+            not consumer.held and consumer.kind is Kind.SLOT and consumer.has_room()
+            for consumer in self.consumers.values()
+        )
         return STALE_S if idle else STALE_BUSY_S
 
     @staticmethod
@@ -187,7 +211,9 @@ class Dispatch:
 
     def next_deadline_mono_s(self, now: Now) -> float | None:
         """When `tick` or `stale` has something to do."""
-        moments = [one.busy_since_mono_s for one in self.consumers.values() if len(one.held) > 1 and _may_become_stale(one)]
+        moments = [
+            one.busy_since_mono_s for one in self.consumers.values() if len(one.held) > 1 and _may_become_stale(one)
+        ]
         due = min(moments) + self._patience_s() if moments else None
         wall = self.schedule.next_wall_s() if self.schedule else None
         if wall is None:
@@ -228,7 +254,7 @@ class Dispatch:
         if not consumer.held:
             consumer.busy_since_mono_s = now.mono_s
         while len(tasks) < limit:
-            queue = self._next_queue(consumer)
+            queue, turn = self._next_queue(consumer)
             if queue is None:
                 break
             task = queue.top()
@@ -237,6 +263,7 @@ class Dispatch:
             if consumer.kind is Kind.SLOT and consumer.held and not _fits(consumer, expected_us, body_bytes):
                 break
             queue.pop()
+            consumer.turn = turn
             self.ready_count -= 1
             task.phase = Phase.LEASED
             consumer.grant(task, expected_us, body_bytes)
@@ -251,11 +278,11 @@ class Dispatch:
         else:
             grants[consumer.peer] = Grant(consumer, consumer.last_lease - len(tasks) + 1, tasks)
 
-    def _next_queue(self, consumer: Consumer) -> ReadyQueue | None:
-        """The queue with the highest priority on top; equals take turns."""
+    def _next_queue(self, consumer: Consumer) -> tuple[ReadyQueue | None, int]:
+        """The queue with the highest priority on top, and whose turn is next: equals take turns."""
         if len(consumer.queues) == 1:
             queue = self.queues[consumer.queues[0]]
-            return queue if queue.top() is not None else None
+            return (queue if queue.top() is not None else None), 0
         best: ReadyQueue | None = None
         best_priority, turn = -1, 0
         names = consumer.queues
@@ -264,9 +291,7 @@ class Dispatch:
             top = queue.top()
             if top is not None and top.priority > best_priority:
                 best, best_priority, turn = queue, top.priority, consumer.turn + step + 1
-        if best is not None:
-            consumer.turn = turn % len(names)
-        return best
+        return best, turn % len(names)
 
     def _push(self, task: Task) -> None:
         self._queue(task.queue).push(task)
@@ -296,7 +321,11 @@ class Dispatch:
             for task in consumer.held.values():
                 assert task.task_id not in leased, "leased twice"
                 leased[task.task_id] = task
-            assert consumer.kind is Kind.PEER or len(consumer.held) <= 1 or consumer.held_us <= WINDOW_US + _widest(consumer)
+            assert (
+                consumer.kind is Kind.PEER
+                or len(consumer.held) <= 1
+                or consumer.held_us <= WINDOW_US + _widest(consumer)
+            )
         for queue in self.queues.values():
             queue.check()
         self.schedule.check()
@@ -311,7 +340,13 @@ class Dispatch:
 
 
 def _may_become_stale(consumer: Consumer) -> bool:
-    return len(consumer.held) > 1 and consumer.kind is Kind.SLOT and not consumer.recalling
+    """Whether something can be taken back. What was leased before the last recall and is still held had begun."""
+    return (
+        len(consumer.held) > 1
+        and consumer.kind is Kind.SLOT
+        and not consumer.recalling
+        and consumer.last_lease > consumer.recalled_upto
+    )
 
 
 def _fits(consumer: Consumer, expected_us: int, body_bytes: int) -> bool:

@@ -1,4 +1,6 @@
-"""What the owner answers when it is asked: where a task is, which outcomes belong to some sequences, how the router stands."""
+"""What the owner answers when it is asked: where a task is, which outcomes belong to some sequences, how the router
+stands.
+"""
 
 from __future__ import annotations
 
@@ -97,7 +99,12 @@ def _nodes(owner: Holdings) -> list[dict[str, Any]]:
                 "queues": node.info.get("queues"),
                 "concurrency": node.info.get("concurrency"),
                 "slots": [
-                    {"index": one.index, "pid": one.pid, "state": "busy" if one.held else "idle", "leases": len(one.held)}
+                    {
+                        "index": one.index,
+                        "pid": one.pid,
+                        "state": "busy" if one.held else "idle",
+                        "leases": len(one.held),
+                    }
                     for one in sorted(slots, key=lambda one: one.index)
                 ],
             }
@@ -113,13 +120,20 @@ def _queues(owner: Holdings) -> list[dict[str, Any]]:
         queue = owner.dispatch.queues.get(name)
         depth = queue.depth if queue is not None else 0
         queues.append(
-            {"name": name, "depth": depth, "waiting": waiting.get(name, 0), "consumers": len(owner.dispatch.consumers_of(name))}
+            {
+                "name": name,
+                "depth": depth,
+                "waiting": waiting.get(name, 0),
+                "consumers": len(owner.dispatch.consumers_of(name)),
+            }
         )
     return queues
 
 
 def add_what_the_owner_knows(owner: Holdings, reply: Reply) -> None:
-    """Completes a node's list of running tasks with what only the owner has: queue, priority, flags, custom id and body."""
+    """Completes a node's list of running tasks with what only the owner has: queue, priority, flags, custom id and
+    body.
+    """
     if not (reply.ok and type(reply.value) is list):
         return
     for row in reply.value:

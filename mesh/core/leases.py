@@ -20,7 +20,8 @@ class LostLeases(NamedTuple):
     """The leases of a consumer that is gone, split."""
 
     begun: Task | None  #: the one that had begun and has no outcome
-    returned: list[Task]  #: the others, in the order of their leases
+    ran: list[Task]  #: those before it, whose outcomes were lost on the way
+    returned: list[Task]  #: those behind it, in the order of their leases
 
 
 class Consumer:
@@ -40,12 +41,15 @@ class Consumer:
         "pid",
         "queues",
         "quiet",
+        "recalled_upto",
         "recalling",
         "receipt",
         "turn",
     )
 
-    def __init__(self, peer: bytes, kind: Kind, queues: tuple[str, ...], *, node: str, index: int, pid: int, last_lease: int = 0) -> None:
+    def __init__(
+        self, peer: bytes, kind: Kind, queues: tuple[str, ...], *, node: str, index: int, pid: int, last_lease: int = 0
+    ) -> None:
         self.peer = peer
         self.kind = kind
         self.queues = queues
@@ -66,6 +70,8 @@ class Consumer:
         self.busy_since_mono_s = 0.0
         #: A recall is under way: nothing is granted until it is answered.
         self.recalling = False
+        #: Leases up to this number were recalled: those still held had begun.
+        self.recalled_upto = 0
         #: Its node takes no more.
         self.quiet = False
         #: Outcomes up to this lease are stored; None when the slot has been told.
@@ -91,18 +97,15 @@ class Consumer:
         task.expected_us = 0
         return task
 
-    def close_unbegun(self, begun: int, upto: int) -> list[Task]:
-        """Ends the leases in (begun, upto], in order."""
-        numbers = [number for number in self.held if begun < number <= upto]
+    def close_between(self, after: int, upto: int) -> list[Task]:
+        """Ends the leases in (after, upto], in order."""
+        numbers = [number for number in self.held if after < number <= upto]
         return [task for number in numbers if (task := self.close(number)) is not None]
 
     def close_all(self, begun: int) -> LostLeases:
-        """Ends all leases of a consumer that is gone; `begun` is the last number it began.
-
-        Leases below `begun` ran to their end and lost their outcome on the way: they go back, uncharged.
-        """
-        front = self.close(begun)
-        return LostLeases(front, [task for number in list(self.held) if (task := self.close(number)) is not None])
+        """Ends all leases of a consumer that is gone; `begun` is the last number it began."""
+        ran = self.close_between(0, begun - 1)
+        return LostLeases(self.close(begun), ran, self.close_between(begun, self.last_lease))
 
     def stored_upto(self) -> int:
         """All leases up to this number are closed."""

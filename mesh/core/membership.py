@@ -1,4 +1,6 @@
-"""The nodes of this host, and control requests: fanned out to known nodes, answered when the last of them has answered (DESIGN D10)."""
+"""The nodes of this host, and control requests: fanned out to known nodes, answered when the last of them has
+answered (DESIGN D10).
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ class _Waiting:
 
     __slots__ = ("asker", "deadline_mono_s", "errors", "missing", "number", "timeout_s", "values")
 
-    def __init__(self, asker: bytes, request: Request, missing: Iterable[str], errors: dict[str, str], mono_s: float) -> None:
+    def __init__(
+        self, asker: bytes, request: Request, missing: Iterable[str], errors: dict[str, str], mono_s: float
+    ) -> None:
         self.asker = asker
         self.number = request.number
         self.timeout_s = request.timeout_s
@@ -49,7 +53,9 @@ class Membership:
         self._last_number = 0
 
     def join(self, node: Node) -> Node | None:
-        """A node is there. Returns the living node that bears the name already, if it is another process: then nothing changes."""
+        """A node is there. Returns the living node that bears the name already, if it is another process: then
+        nothing changes.
+        """
         known = self.nodes.get(node.name)
         if known is not None and known.pid != node.pid:
             return known
@@ -78,7 +84,7 @@ class Membership:
 
     def request(self, asker: bytes, request: Request, mono_s: float) -> list[SendControl]:
         """Sends a request on to the nodes it is meant for; answers at once where there are none."""
-        wanted = list(self.nodes) if request.destination is None else request.destination
+        wanted = list(self.nodes) if request.destination is None else list(dict.fromkeys(request.destination))
         errors = {name: "no node of this name is known" for name in wanted if name not in self.nodes}
         targets = [name for name in wanted if name in self.nodes]
         self._last_number += 1

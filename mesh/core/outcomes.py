@@ -1,4 +1,6 @@
-"""Outcomes the owner keeps: until they expire, or until there is no room, those the caller has received first (DESIGN D8)."""
+"""Outcomes the owner keeps: until they expire, or until there is no room, those the caller has received first (DESIGN
+D8).
+"""
 
 from __future__ import annotations
 

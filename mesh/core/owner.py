@@ -55,7 +55,9 @@ class Limits(NamedTuple):
 
 
 class Owner:
-    """1. Accepts calls and answers for them. 2. Has them run. 3. Keeps and hands out their outcomes. 4. Knows who is there."""
+    """1. Accepts calls and answers for them. 2. Has them run. 3. Keeps and hands out their outcomes. 4. Knows who is
+    there.
+    """
 
     def __init__(self, identity: Identity, limits: Limits, encode_failure: Callable[[MeshError], bytes]) -> None:
         self.identity = identity
@@ -76,9 +78,12 @@ class Owner:
         self._persist_number = 0
         #: Slot processes that died while their node lives: {pid: last lease begun}. Their node tells the cause.
         self._dead_slots: dict[int, int] = {}
-        self._control_clients: set[bytes] = set()
-        #: {node name: path of its slot page}; outlives the node, for the slots that outlive it.
+        #: {routing id on the control link: pid}
+        self._control_clients: dict[bytes, int] = {}
+        #: {node name: path of its slot page}. Exactly the known nodes.
         self._pages: dict[str, str] = {}
+        #: Slots that live though their node is gone: {pid: path of its slot page}. Nobody else will tell of their end.
+        self._forsaken: dict[int, str] = {}
         #: Ids with an outcome whose call this router has never seen.
         self._orphans: set[bytes] = set()
         self._durability = Durability.NONE
@@ -135,6 +140,8 @@ class Owner:
         while pending and pending[0][0] <= number:
             _, caller, first, last = pending.popleft()
             caller.unconfirmed.add_range(first, last)
+            due_mono_s = caller.confirm_due_mono_s
+            self._confirm_by(caller, now.mono_s if due_mono_s is None else due_mono_s)
         self._durability = durability
         return self._confirms()
 
@@ -146,9 +153,11 @@ class Owner:
             self._node_gone(node, "its process died")
         for caller in [one for one in self._caller_of.values() if one.pid == pid]:
             self._disconnect(caller)
+        self._control_clients = {peer: one for peer, one in self._control_clients.items() if one != pid}
+        forsaken = self._forsaken.pop(pid, None) is not None
         for consumer in [one for one in self.dispatch.consumers.values() if one.pid == pid]:
             consumer.quiet = True
-            if consumer.node in self.membership.nodes:
+            if consumer.node in self.membership.nodes and not forsaken:
                 self._dead_slots[pid] = begun
             else:
                 self.dispatch.lost(consumer.peer, begun, f"node {consumer.node} was lost", node_lost=True)
@@ -163,7 +172,9 @@ class Owner:
     def slot_of_pid(self, pid: int) -> tuple[str, int] | None:
         """The slot page and index of a slot process, for `process_ended`; None for any other process."""
         consumer = next((one for one in self.dispatch.consumers.values() if one.pid == pid), None)
-        return None if consumer is None else (self._pages.get(consumer.node, ""), consumer.index)
+        if consumer is None:
+            return None
+        return self._forsaken.get(pid) or self._pages.get(consumer.node, ""), consumer.index
 
     def next_deadline_mono_s(self) -> float | None:
         """When `handle([], now)` has something to do."""
@@ -200,7 +211,10 @@ class Owner:
     def _refuses(self, peer: bytes, hello: m.Hello, *, control: bool) -> bool:
         code, reason = "", ""
         if hello.major != m.PROTOCOL_MAJOR:
-            code, reason = "version", f"this router speaks protocol {m.PROTOCOL_MAJOR}, not {hello.major}; install one mesh-tasks release"
+            code, reason = (
+                "version",
+                f"this router speaks protocol {m.PROTOCOL_MAJOR}, not {hello.major}; install one mesh-tasks release",
+            )
         elif hello.mesh != self.identity.mesh:
             code, reason = "mesh", f"this is the router of mesh {self.identity.mesh!r}, not of {hello.mesh!r}"
         elif self.draining:
@@ -212,25 +226,32 @@ class Owner:
 
     def _hello_ok(self) -> m.HelloOk:
         me = self.identity
-        return m.HelloOk(m.PROTOCOL_MINOR, me.boot, me.owner_tag, me.pid, {"version": me.version, "directory": me.directory})
+        return m.HelloOk(
+            m.PROTOCOL_MINOR, me.boot, me.owner_tag, me.pid, {"version": me.version, "directory": me.directory}
+        )
 
     def _client_hello(self, peer: bytes, hello: m.Hello) -> None:
         key = prefix(self.identity.owner_tag, hello.incarnation & ((1 << 34) - 1))
         caller = self.callers.get(key)
         if caller is not None and caller.peer is not None and caller.pid != hello.pid:
-            self._effects.append(Send(peer, m.HelloRefused(m.PROTOCOL_MAJOR, "duplicate", "another client bears this incarnation")))
+            self._effects.append(
+                Send(peer, m.HelloRefused(m.PROTOCOL_MAJOR, "duplicate", "another client bears this incarnation"))
+            )
             return
         if caller is None:
             caller = self.callers[key] = Caller(key, hello.pid)
-            self._forget_callers()
-        elif caller.peer is not None:
-            self._caller_of.pop(caller.peer, None)
+        for earlier in (caller, self._caller_of.get(peer)):
+            if earlier is not None and earlier.peer is not None:
+                self._disconnect(earlier)
         floor = hello.info.get("ended_upto", 0)
         if type(floor) is int and 0 < floor < 1 << 40:
             caller.seen.add_range(1, floor)
         caller.peer = peer
         caller.last_seen_mono_s = self._now.mono_s
         self._caller_of[peer] = caller
+        self._forget_callers()
+        if caller.confirm_due_mono_s is not None:
+            self._confirm_by(caller, caller.confirm_due_mono_s)
         self._effects += [WatchProcess(hello.pid), Send(peer, self._hello_ok())]
 
     def _slot_hello(self, peer: bytes, hello: m.Hello) -> None:
@@ -241,9 +262,18 @@ class Owner:
         if not all(type(queue) is str for queue in queues):
             return
         if peer not in self.dispatch.consumers:
+            self._replaces_earlier_link(node, index, hello.pid, last)
             names = tuple(dict.fromkeys(intern(queue) for queue in queues))
-            self.dispatch.join(Consumer(peer, Kind.SLOT, names, node=intern(node), index=index, pid=hello.pid, last_lease=last))
+            self.dispatch.join(
+                Consumer(peer, Kind.SLOT, names, node=intern(node), index=index, pid=hello.pid, last_lease=last)
+            )
         self._effects += [WatchProcess(hello.pid), Send(peer, self._hello_ok())]
+
+    def _replaces_earlier_link(self, node: str, index: int, pid: int, last_lease: int) -> None:
+        """A slot that joins over a new link runs nothing; leases up to `last_lease` it has seen, and may have run."""
+        for one in list(self.dispatch.consumers.values()):
+            if one.node == node and one.index == index and one.pid == pid:
+                self.dispatch.lost(one.peer, last_lease, "its slot joined anew", node_lost=False, charged=False)
 
     def _control_hello(self, peer: bytes, hello: m.Hello, frames: tuple[Buffer, ...]) -> None:
         if self._refuses(peer, hello, control=True):
@@ -259,10 +289,12 @@ class Owner:
                 return
             page = hello.info.get("page")
             self._pages[name] = page if type(page) is str else ""
-            self._effects.append(WatchProcess(hello.pid))
+            for consumer in self.dispatch.consumers.values():
+                if consumer.node == name:  # a recall may have been lost with the node's earlier link
+                    consumer.recalling = False
         else:
-            self._control_clients.add(peer)
-        self._effects.append(SendControl(peer, self._hello_ok()))
+            self._control_clients[peer] = hello.pid
+        self._effects += [WatchProcess(hello.pid), SendControl(peer, self._hello_ok())]
 
     def _bye(self, peer: bytes, bye: m.Bye, frames: tuple[Buffer, ...]) -> None:
         caller = self._caller_of.get(peer)
@@ -270,10 +302,11 @@ class Owner:
             self._disconnect(caller)
         consumer = self.dispatch.consumers.get(peer)
         if consumer is not None:
-            self.dispatch.lost(peer, 0, "the slot left", node_lost=False, charged=False)
+            # What it had begun is known once its process has ended: until then it keeps its leases and gets no others.
+            consumer.quiet = True
 
     def _control_bye(self, peer: bytes, bye: m.Bye, frames: tuple[Buffer, ...]) -> None:
-        self._control_clients.discard(peer)
+        self._control_clients.pop(peer, None)
         node = self.membership.by_peer(peer)
         if node is not None:
             self._node_gone(node, "it left")
@@ -309,7 +342,7 @@ class Owner:
         if not calls:
             return
         key, seen, accept, now = caller.prefix, caller.seen, self.dispatch.accept, self._now
-        at = 0
+        at, told = 0, len(caller.refused)
         for sequence, name, queue, priority, flags, body, n_frames, options in calls:
             own: tuple[Buffer, ...] = ()
             if n_frames:
@@ -318,23 +351,36 @@ class Owner:
             if not seen.add(sequence):
                 continue
             task_id = stamp(key, sequence)
+            orphan = self._orphans and task_id in self._orphans
+            if len(self.dispatch.open) >= self.limits.tasks_max and not orphan:
+                self._refuse(
+                    caller,
+                    sequence,
+                    f"it holds {self.limits.tasks_max} tasks already; start more nodes, or raise queue_max_tasks",
+                )
+                continue
             if options is not None and not self._options_allowed(caller, sequence, task_id, options):
                 continue
-            if len(self.dispatch.open) >= self.limits.tasks_max:
-                self._refuse(caller, sequence, f"it holds {self.limits.tasks_max} tasks already; start more nodes, or raise queue_max_tasks")
-                continue
-            if self._orphans and task_id in self._orphans:
+            if orphan:
                 self._orphans.discard(task_id)
                 self._hand_out(peer, task_id)
                 continue
             accept(Task(task_id, intern(name), intern(queue), priority, flags, body, own, options), now)
-        self._published.append((key, calls))
+        self._vouch_for(caller, calls, {sequence for sequence, _ in caller.refused[told:]})
+        self._confirm_by(caller, now.mono_s if publish.confirm_now else now.mono_s + CONFIRM_DELAY_S)
+
+    def _vouch_for(self, caller: Caller, calls: list[list[Any]], refused: set[object]) -> None:
+        """What was not refused is journaled; when it is, it is confirmed."""
+        if refused:
+            calls = [call for call in calls if call[0] not in refused]
+        if not calls:
+            return
+        self._published.append((caller.prefix, calls))
         first, last = calls[0][0], calls[-1][0]
         if last - first == len(calls) - 1:
             self._uncommitted.append((self._persist_number + 1, caller, first, last))
         else:
             self._uncommitted += [(self._persist_number + 1, caller, call[0], call[0]) for call in calls]
-        self._confirm_by(caller, now.mono_s if publish.confirm_now else now.mono_s + CONFIRM_DELAY_S)
 
     def _options_allowed(self, caller: Caller, sequence: int, task_id: bytes, options: dict[str, Any]) -> bool:
         custom = options.get("id")
@@ -344,9 +390,13 @@ class Owner:
             self._refuse(caller, sequence, f"task_id {custom!r} is taken; give another, or none")
             return False
         self.custom[custom] = task_id
+        for peer in self.watchers.pop(custom, ()):
+            self.watchers.setdefault(task_id, set()).add(peer)
+            self._effects.append(Send(peer, m.States(0, [[custom, task_id, PENDING, {"known": True}]])))
         return True
 
     def _refuse(self, caller: Caller, sequence: int, reason: str) -> None:
+        caller.seen.discard(sequence)  # should the refusal be lost on the way, the call comes again and is looked at anew
         caller.refused.append([sequence, reason])
         self._confirm_by(caller, self._now.mono_s)
 
@@ -372,7 +422,8 @@ class Owner:
         if missing:
             self._effects.append(Send(peer, m.Missing(missing)))
         for task_id in inquiry.ids_in(caller, reconcile.outstanding, MAX_SEQUENCES):
-            self._hand_out(peer, task_id)
+            if task_id not in self.dispatch.open and sequence_of(task_id) in caller.seen:
+                self._hand_out(peer, task_id)
 
     def _ask(self, peer: bytes, ask: m.Ask, frames: tuple[Buffer, ...]) -> None:
         if peer not in self._caller_of:
@@ -387,7 +438,7 @@ class Owner:
                 continue
             if task_id is not None and task_id in self.outcomes:
                 self._hand_out(peer, task_id)
-            elif len(self.watchers) < MAX_WATCHED:
+            elif len(self.watchers) < MAX_WATCHED and not (state[3] or {}).get("gone"):
                 self.watchers.setdefault(task_id or asked, set()).add(peer)
         self._effects.append(Send(peer, m.States(ask.request, states)))
 
@@ -405,8 +456,12 @@ class Owner:
                 own = frames[at : at + n_frames]
                 at += n_frames
             task = dispatch.outcome(consumer, lease, task_id, now, runtime_us)
-            if task is None and not self._late(task_id):
-                continue
+            if task is None:
+                task = dispatch.open.get(task_id)
+                if task is not None:
+                    dispatch.finish(task)  # the first outcome of a task counts, be it of an earlier attempt
+                elif not self._is_orphan(task_id):
+                    continue
             if task is not None and task.flags & Flag.IGNORE_RESULT:
                 self._ended_ids.append(task_id)
                 continue
@@ -415,21 +470,16 @@ class Owner:
         if self._receipt_due_mono_s is None:
             self._receipt_due_mono_s = now.mono_s + RECEIPT_DELAY_S
 
-    def _late(self, task_id: bytes) -> bool:
-        """Whether an outcome that belongs to no lease counts: the first one of a task does, of an earlier attempt or router too."""
+    def _is_orphan(self, task_id: bytes) -> bool:
+        """Whether an outcome belongs to a call that only an earlier router has seen."""
         if task_id in self.outcomes:
             return False
-        task = self.dispatch.open.get(task_id)
-        if task is not None:
-            if task.phase is not Phase.LEASED:
-                self.dispatch.finish(task)
-            return True
         caller = self.callers.get(task_id[:PREFIX_BYTES])
         if caller is not None and sequence_of(task_id) in caller.seen:
             return False
         if task_id[:OWNER_TAG_BYTES] != self.identity.owner_tag:
             return False
-        # This router has not seen the call: an earlier one confirmed it, and its caller may send it once more.
+        # Its caller may send the call once more; then it is answered with this outcome.
         self._orphans.add(task_id)
         return True
 
@@ -511,6 +561,9 @@ class Owner:
             begun = self._dead_slots.pop(consumer.pid, None)
             if begun is not None:
                 self.dispatch.lost(consumer.peer, begun, f"node {node.name} was lost", node_lost=True)
+            else:
+                self._forsaken[consumer.pid] = self._pages[node.name]
+        del self._pages[node.name]
 
     # --- control ---------------------------------------------------------------------------------
 
@@ -556,21 +609,20 @@ class Owner:
 
     def _recall(self, consumer: Consumer) -> None:
         node = self.membership.nodes.get(consumer.node)
-        if node is None:
-            # Nobody can recall what it holds; look again later.
-            consumer.recalling = False
-            consumer.busy_since_mono_s = self._now.mono_s
-        else:
+        if node is not None:  # else it is done when its node joins
             self._effects.append(SendControl(node.peer, m.Recall(consumer.index, consumer.last_lease)))
 
     def _send_tasks(self, grant: Grant) -> None:
         consumer = grant.consumer
         records = [
-            [task.task_id, task.name, task.attempt, task.flags, task.body, len(task.frames), task.options] for task in grant.tasks
+            [task.task_id, task.name, task.attempt, task.flags, task.body, len(task.frames), task.options]
+            for task in grant.tasks
         ]
         frames = tuple(frame for task in grant.tasks if task.frames for frame in task.frames)
         receipt, consumer.receipt = consumer.receipt or 0, None
-        self._effects.append(Send(consumer.peer, m.Tasks(grant.first_lease, receipt, self.dispatch.ready_count > 0, records), frames))
+        self._effects.append(
+            Send(consumer.peer, m.Tasks(grant.first_lease, receipt, self.dispatch.ready_count > 0, records), frames)
+        )
 
     def _receipts(self) -> list[Effect]:
         if self._receipt_due_mono_s is None or self._now.mono_s < self._receipt_due_mono_s:
@@ -591,19 +643,20 @@ class Owner:
         self._confirm_due_mono_s = None
         for peer, caller in self._caller_of.items():
             due = caller.confirm_due_mono_s
-            if due is None:
-                continue
-            if due <= self._now.mono_s and (caller.unconfirmed or caller.refused):
+            if due is None or not (caller.unconfirmed or caller.refused):
+                continue  # what the journal does not hold yet is told when it does
+            if due <= self._now.mono_s:
                 effects.append(Send(peer, caller.take_confirm(self._durability)))
             else:
-                # What the journal does not hold yet is told when it does.
-                self._confirm_by(caller, max(due, self._now.mono_s + CONFIRM_DELAY_S))
+                self._confirm_by(caller, due)
         return effects
 
     def _sweep(self) -> None:
         self.dispatch.forget_empty_queues()
         open_, outcomes = self.dispatch.open, self.outcomes
-        self.custom = {custom: task_id for custom, task_id in self.custom.items() if task_id in open_ or task_id in outcomes}
+        self.custom = {
+            custom: task_id for custom, task_id in self.custom.items() if task_id in open_ or task_id in outcomes
+        }
         self._orphans = {task_id for task_id in self._orphans if task_id in outcomes}
 
     def check(self) -> None:

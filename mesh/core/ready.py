@@ -9,12 +9,16 @@ from mesh.core.task import Task
 from mesh.states import Phase
 
 PRIORITIES = 10
+#: Entries of ended tasks, in queues with fewer others, that are worth a sweep.
+SWEEP_FROM = 64
 
 
 class ReadyQueue:
-    """Tasks of one queue that may begin now. Those that ended meanwhile (revoked, late outcome) are skipped on the way out."""
+    """Tasks of one queue that may begin now. Those that ended meanwhile (revoked, late outcome) are skipped on the
+    way out.
+    """
 
-    __slots__ = ("_by_priority", "_nonempty", "depth", "name")
+    __slots__ = ("_by_priority", "_ended", "_nonempty", "depth", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -24,6 +28,8 @@ class ReadyQueue:
         self._nonempty = 0
         #: Exactly the tasks in it with phase READY.
         self.depth = 0
+        #: Entries of tasks that ended in the queue.
+        self._ended = 0
 
     def push(self, task: Task) -> None:
         """Appends a READY task."""
@@ -51,6 +57,7 @@ class ReadyQueue:
                 if line[0].phase is Phase.READY:
                     return line[0]
                 line.popleft()
+                self._ended -= 1
             self._nonempty &= ~(1 << priority)
         return None
 
@@ -60,11 +67,23 @@ class ReadyQueue:
         return self._by_priority[self._nonempty.bit_length() - 1].popleft()
 
     def ended(self) -> None:
-        """One task of this queue ended while it was READY; its entry is dropped when it comes up."""
+        """One task of this queue ended while it was READY; its entry is dropped when it comes up, or with others in a
+        sweep.
+        """
         self.depth -= 1
-        if not self.depth:
-            self._by_priority.clear()
-            self._nonempty = 0
+        self._ended += 1
+        if not self.depth or self._ended > max(self.depth, SWEEP_FROM):
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Drops the entries of ended tasks. Each has been paid for by the task that ended, so this adds O(1) to it."""
+        lines = {
+            priority: deque(task for task in line if task.phase is Phase.READY)
+            for priority, line in self._by_priority.items()
+        }
+        self._by_priority = {priority: line for priority, line in lines.items() if line}
+        self._nonempty = sum(1 << priority for priority in self._by_priority)
+        self._ended = 0
 
     def __iter__(self) -> Iterator[Task]:
         for priority in sorted(self._by_priority, reverse=True):
@@ -75,6 +94,7 @@ class ReadyQueue:
     def check(self) -> None:
         """Raises AssertionError where the depth, the bits or the places differ from the entries."""
         assert self.depth == sum(1 for _ in self), (self.name, self.depth)
+        assert self.depth + self._ended == sum(map(len, self._by_priority.values())), (self.name, self._ended)
         for priority, line in self._by_priority.items():
             assert not line or self._nonempty >> priority & 1, (self.name, priority)
             assert all(task.queue == self.name and task.priority == priority for task in line)

@@ -1,4 +1,6 @@
-"""Which slots a node should have, and what to do when one ends: report why, and start another, with back-off if they die at once."""
+"""Which slots a node should have, and what to do when one ends: report why, and start another, with back-off if they
+die at once.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,8 @@ class Supervision:
         self._ordered: set[int] = set()
         #: {index: when to order the next}
         self._due: dict[int, float] = dict.fromkeys(range(slots), 0.0)
-        self._early_deaths = 0
+        #: Wait before the next start after a young death; 0 when none came lately.
+        self._backoff_s = 0.0
         self.ending = False
 
     def tick(self, mono_s: float) -> list[SupervisionEffect]:
@@ -66,10 +69,9 @@ class Supervision:
         index, spawned_mono_s = found
         del self.living[index]
         young = mono_s - spawned_mono_s < YOUNG_S
-        self._early_deaths = self._early_deaths + 1 if young else 0
-        wait_s = min(BACKOFF_S * 2 ** (self._early_deaths - 1), BACKOFF_MAX_S) if young else 0.0
+        self._backoff_s = min(max(2 * self._backoff_s, BACKOFF_S), BACKOFF_MAX_S) if young else 0.0
         if not self.ending:
-            self._due[index] = mono_s + wait_s
+            self._due[index] = mono_s + self._backoff_s
         return [Report(index, pid, cause_of(status), not self.ending), *self.tick(mono_s)]
 
     def template_lost(self, mono_s: float) -> list[SupervisionEffect]:
@@ -115,4 +117,15 @@ def cause_of(status: int) -> str:
     return f"its process exited with code {status >> 8}"
 
 
-_SIGNAL_NAMES: Final = {1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}  # fmt: skip
+_SIGNAL_NAMES: Final = {
+    1: "SIGHUP",
+    2: "SIGINT",
+    3: "SIGQUIT",
+    4: "SIGILL",
+    6: "SIGABRT",
+    7: "SIGBUS",
+    8: "SIGFPE",
+    9: "SIGKILL",
+    11: "SIGSEGV",
+    15: "SIGTERM",
+}

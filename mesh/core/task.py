@@ -88,6 +88,9 @@ class Task:
         else:
             self.crashes += 1
         self.causes = [*(self.causes or ()), cause][-MAX_CAUSES:]
+
+    def begun_in_vain(self) -> None:
+        """Counts a delivery that had begun and brought no outcome, whoever is to blame."""
         self.attempt += 1
         self.flags |= Flag.REDELIVERED
 

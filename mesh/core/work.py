@@ -80,7 +80,9 @@ class Work:
         if not unreceipted:
             self._resend_mono_s = None
 
-    def ended(self, lease: Lease, status: int, runtime_us: int, body: bytes, frames: tuple[Buffer, ...], mono_s: float) -> None:
+    def ended(
+        self, lease: Lease, status: int, runtime_us: int, body: bytes, frames: tuple[Buffer, ...], mono_s: float
+    ) -> None:
         """A lease has run."""
         task_id, name, _, flags, *_ = lease.record
         ignored = bool(flags & Flag.IGNORE_RESULT)
@@ -88,7 +90,9 @@ class Work:
             body, frames = b"", ()
         if not self._unsent:
             self._oldest_unsent_mono_s = mono_s
-        self._unsent.append(Ended([lease.number, task_id, status, runtime_us, body, len(frames), True], frames, ignored))
+        self._unsent.append(
+            Ended([lease.number, task_id, status, runtime_us, body, len(frames), True], frames, ignored)
+        )
         self._unsent_bytes += len(body)
         recent = self._recent_us.get(name)
         if recent is None and len(self._recent_us) >= 10_000:
@@ -96,7 +100,9 @@ class Work:
         self._recent_us[name] = runtime_us if recent is None else max(runtime_us, recent * DECAY)
 
     def must_send_before(self, lease: Lease, mono_s: float) -> bool:
-        """Whether outcomes must go before this lease begins: unless it is known to be tiny, and they are young and small."""
+        """Whether outcomes must go before this lease begins: unless it is known to be tiny, and they are young and
+        small.
+        """
         if not self._unsent:
             return False
         if mono_s - self._oldest_unsent_mono_s >= HOLD_S or self._unsent_bytes >= HOLD_BYTES or self._unsent[-1].frames:
@@ -125,7 +131,9 @@ class Work:
         return _by_caller(untold)
 
     def take_unsent(self, mono_s: float) -> tuple[list[Ended], dict[bytes, list[Ended]]]:
-        """Everything to be sent now: all of it for the owner, and by the id's prefix for the callers. It then awaits its receipt."""
+        """Everything to be sent now: all of it for the owner, and by the id's prefix for the callers. It then awaits
+        its receipt.
+        """
         by_caller = self.take_results()
         unsent, self._unsent, self._unsent_bytes, self._told = self._unsent, [], 0, 0
         self.unreceipted.extend(unsent)
@@ -147,7 +155,9 @@ class Work:
         return self._resend_mono_s
 
     def rejoin(self) -> list[Ended]:
-        """The slot has said HELLO to a router that does not know it: leases not begun are void, outcomes go once more."""
+        """The slot has said HELLO to a router that does not know it: leases not begun are void, outcomes go once
+        more.
+        """
         self.waiting.clear()
         return list(self.unreceipted)
 
