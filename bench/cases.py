@@ -153,6 +153,7 @@ CASES: tuple[Case, ...] = (
             Metric("resident", "B", "router PSS a task beyond the body, the first 100 000", Budget(_MOST, 600)),
             Metric("all", "B", "router PSS a task beyond the body, all"),
             Metric("router", "MiB", "router PSS, full"),
+            Metric("fill_rate", "tasks/s", "queued and confirmed, a block at a time"),
             Metric("drain", "s", "drained by a node"),
             Metric("drain_rate", "tasks/s", "drain"),
         ),

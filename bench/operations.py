@@ -113,9 +113,9 @@ def memory(system: protocol.Hoarder, sizes: Sizes, scratch: Path) -> Figures:
     router = system.start_router(marks)
     resident = min(sizes.queued_tasks, RESIDENT_TASKS)
     empty_bytes = _settled_pss(router, sizes)
-    system.hoard(resident, marks)
+    fill_s = _seconds(lambda: system.hoard(resident, marks))
     resident_bytes = _settled_pss(router, sizes) - empty_bytes
-    system.hoard(sizes.queued_tasks - resident, marks)
+    fill_s += _seconds(lambda: system.hoard(sizes.queued_tasks - resident, marks))
     all_bytes = _settled_pss(router, sizes) - empty_bytes
     drain_s = _seconds(lambda: _drain(system, sizes, marks))
     body_bytes = system.body_bytes(marks)
@@ -123,6 +123,7 @@ def memory(system: protocol.Hoarder, sizes: Sizes, scratch: Path) -> Figures:
         "resident": resident_bytes / resident - body_bytes,
         "all": all_bytes / sizes.queued_tasks - body_bytes,
         "router": (empty_bytes + all_bytes) / _MIB,
+        "fill_rate": sizes.queued_tasks / fill_s,
         "drain": drain_s,
         "drain_rate": sizes.queued_tasks / drain_s,
     }
