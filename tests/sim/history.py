@@ -1,0 +1,84 @@
+"""What really happened in a world, as nobody in it knows: who published, ran and heard what, and which faults there were."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import NamedTuple
+
+
+class Job(NamedTuple):
+    """What a call wants of the slot that runs it; travels as its body."""
+
+    run_us: int
+    crashes: int  #: how many of its first runs kill their process; 99 for all
+
+    def body(self) -> bytes:
+        return b"%d,%d" % self
+
+    @classmethod
+    def of(cls, body: bytes) -> Job:
+        run_us, crashes = body.split(b",")
+        return cls(int(run_us), int(crashes))
+
+
+class Published(NamedTuple):
+    """A call as it was made."""
+
+    host: str
+    client_pid: int
+    name: str
+    queue: str
+    priority: int
+    flags: int
+    eta_delay_s: float | None
+    expires_delay_s: float | None
+    custom_id: str | None
+    mono_s: float
+
+
+class Run:
+    """One beginning of a task somewhere."""
+
+    __slots__ = ("began_s", "consumer", "lease", "peer", "pid", "finished_s")
+
+    def __init__(self, pid: int, consumer: str, lease: int, began_s: float, *, peer: bool) -> None:
+        self.pid = pid
+        self.consumer = consumer
+        self.lease = lease
+        self.began_s = began_s
+        self.peer = peer
+        self.finished_s: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<{self.consumer} lease {self.lease} {self.began_s:.4f}-{self.finished_s and round(self.finished_s, 4)}>"
+
+
+class Fault(NamedTuple):
+    """Something that went wrong."""
+
+    mono_s: float
+    kind: str
+    host: str
+    pid: int
+
+
+class History:
+    """Everything that the invariants are judged by."""
+
+    def __init__(self) -> None:
+        self.published: dict[bytes, Published] = {}
+        self.runs: dict[bytes, list[Run]] = {}
+        self.faults: list[Fault] = []
+        #: {kind: count} of everything worth counting.
+        self.counts: Counter[str] = Counter()
+        #: {pid: when it died}
+        self.deaths: dict[int, float] = {}
+
+    def began(self, task_id: bytes, run: Run) -> Run:
+        self.runs.setdefault(task_id, []).append(run)
+        self.counts["runs"] += 1
+        return run
+
+    def fault(self, mono_s: float, kind: str, host: str, pid: int = 0) -> None:
+        self.faults.append(Fault(mono_s, kind, host, pid))
+        self.counts[f"fault {kind}"] += 1

@@ -1,0 +1,224 @@
+"""The shell of a node in simulated form: mirrors mesh/node.py and mesh/template.py around the real Supervision."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mesh import messages as m
+from mesh.core.supervision import Spawn, Supervision, SupervisionEffect
+from mesh.messages import Role
+from mesh.node import ALL_LEASES, HELLO_AGAIN_S
+from mesh.slot_page import SETTLE_S
+from tests.sim.page import SimPage
+from tests.sim.process import Process
+from tests.sim.sim_router import MESH, control_address
+from tests.sim.sim_slot import SimSlot
+from tests.sim.wire import Link
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+_SIGKILL = 9
+
+
+class SimNode(Process):
+    """1. Keeps the slots alive. 2. Answers the router from the slot page. 3. Ends in order."""
+
+    def __init__(self, world: World, host: str, name: str, queues: tuple[str, ...], slots: int) -> None:
+        super().__init__(world, host, name)
+        self.queues = queues
+        self.page = SimPage(slots)
+        world.pages[self.page_path] = self.page
+        self.slots: dict[int, SimSlot] = {}
+        self.supervision = Supervision(slots)
+        self.joined = False
+        self._stops = 0
+        self._acted_on_stops = 0
+        self._template_said: list[tuple[str, int, int]] = []
+        self._template_gone = False
+        self._refused = False
+        self.link = self._dial()
+        self.wake()
+
+    @property
+    def page_path(self) -> str:
+        return f"{self.host}/page/{self.pid}"
+
+    # --- the loop --------------------------------------------------------------------------------
+
+    def turn(self) -> None:
+        self._receive()
+        if self.busy:
+            return
+        self._hear_template()
+        if self.ended():
+            self._rejoin()
+        self._act_on_stops()
+        if self.busy:
+            return
+        self._end_of_turn()
+
+    def _end_of_turn(self) -> None:
+        if self.joined:
+            self._do(self.supervision.tick(self.timeline.mono_s))
+        elif self.timeline.mono_s >= self._hello_s + HELLO_AGAIN_S:
+            self._rejoin()
+        if self.supervision.is_over() or self._template_gone or self._refused:
+            self._leave()
+
+    def next_deadline(self) -> float | None:
+        return self.supervision.next_deadline_mono_s() if self.joined else self._hello_s + HELLO_AGAIN_S
+
+    def has_input(self) -> bool:
+        return self.link.has_input or bool(self._template_said)
+
+    def _do(self, effects: list[SupervisionEffect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Spawn):
+                self.timeline.after(self.world.rng.uniform(0.001, 0.004), lambda index=effect.slot: self._spawn(index))  # type: ignore[misc]
+                continue
+            record = self.page.records[effect.slot]
+            begun = record.begun if record.pid == effect.pid else 0
+            self.link.send(m.SlotLost(effect.slot, effect.pid, begun, effect.cause, effect.charged))
+
+    # --- the template ----------------------------------------------------------------------------
+
+    def _spawn(self, index: int) -> None:
+        if not self.alive or self._template_gone:
+            return
+        slot = SimSlot(self, index)
+        self.slots[slot.pid] = slot
+        if self.supervision.ending:
+            slot.end_soon()
+        self._template_said.append(("spawned", index, slot.pid))
+        self.wake()
+
+    def slot_exited(self, slot: SimSlot, cause: str) -> None:
+        """The template has reaped a slot."""
+        self.slots.pop(slot.pid, None)
+        self._template_said.append(("exited", slot.pid, 0 if cause == "code 0" else _SIGKILL))
+        self.wake()
+
+    def _hear_template(self) -> None:
+        said, self._template_said = self._template_said, []
+        for kind, first, second in said:
+            if kind == "spawned":
+                self.supervision.spawned(first, second, self.timeline.mono_s)
+            elif kind == "exited":
+                self._do(self.supervision.exited(first, second, self.timeline.mono_s))
+            else:
+                self._do(self.supervision.template_lost(self.timeline.mono_s))
+                self._template_gone = True
+        self.supervision.check()
+
+    def lose_template(self) -> None:
+        """The template process dies, and its slots with it."""
+        self._template_said.append(("lost", 0, 0))
+        for slot in list(self.slots.values()):
+            self.world.kill_soon(slot)
+        self.wake()
+
+    # --- stopping --------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Once warm, twice cold."""
+        self._stops += 1
+        self.wake()
+
+    def _act_on_stops(self) -> None:
+        if self._stops and not self.supervision.ending:
+            self.supervision.end()
+            self.link.send(m.Quiet(self.name))
+            self._answer_recalls([m.Recall(index, ALL_LEASES) for index in range(len(self.page.records))], self._close_lifeline)
+            return
+        if self._stops > 1:
+            for pid in [pid for pid, _ in self.supervision.living.values()]:
+                if pid in self.slots:
+                    self.world.kill(self.slots[pid], "signal")
+
+    def _close_lifeline(self) -> None:
+        for slot in self.slots.values():
+            slot.end_soon()
+        self._end_of_turn()
+        self.wake()
+
+    # --- the router ------------------------------------------------------------------------------
+
+    def _dial(self) -> Link:
+        link = Link(self.wire, self, control_address(self.host))
+        info: dict[str, Any] = {
+            "name": self.name,
+            "page": self.page_path,
+            "queues": list(self.queues),
+            "concurrency": len(self.page.records),
+            "template_pid": 0,
+        }
+        link.send(m.Hello(m.PROTOCOL_MAJOR, m.PROTOCOL_MINOR, Role.NODE, MESH, self.pid, self.pid, info))
+        self._hello_s = self.timeline.mono_s
+        return link
+
+    def _rejoin(self) -> None:
+        self.joined = False
+        self.link.close()
+        self.link = self._dial()
+
+    def _receive(self) -> None:
+        recalls: list[m.Recall] = []
+        for message, _ in self.link.receive():
+            if isinstance(message, m.Recall):
+                recalls.append(message)
+            elif isinstance(message, m.Request):
+                self._answer(message)
+            elif isinstance(message, m.HelloOk):
+                self._join(message)
+            elif isinstance(message, m.HelloRefused):
+                self._refused = message.code in ("duplicate", "version", "mesh")
+            elif isinstance(message, m.NeedHello):
+                self._rejoin()
+                return
+        if recalls:
+            self._answer_recalls(recalls, self.wake)
+
+    def _join(self, hello_ok: m.HelloOk) -> None:
+        if self.joined:
+            return
+        self.joined = True
+        self.watch(hello_ok.pid)
+        if self.supervision.ending:
+            self.link.send(m.Quiet(self.name))
+
+    def _answer_recalls(self, recalls: list[m.Recall], then: Any) -> None:
+        recalls = [recall for recall in recalls if 0 <= recall.slot < len(self.page.records) and 0 <= recall.upto <= ALL_LEASES]
+        for recall in recalls:
+            self.page.withdraw(recall.slot, recall.upto)
+
+        def settled() -> None:
+            for recall in recalls:
+                record = self.page.records[recall.slot]
+                self.link.send(m.Recalled(recall.slot, record.pid, record.begun, recall.upto))
+            self.world.history.counts["recalls"] += len(recalls)
+            then()
+
+        self.occupied(SETTLE_S, settled)
+
+    def _answer(self, request: m.Request) -> None:
+        if request.command == "ping":
+            self.link.send(m.Reply(request.number, True, {"ok": "pong"}))
+        elif request.command == "active":
+            running = [record.detail for record in self.page.records if record.detail is not None]
+            self.link.send(m.Reply(request.number, True, [{"id": one.task_id, "name": one.name} for one in running]))
+        else:
+            self.link.send(m.Reply(request.number, False, f"unknown command {request.command!r}"))
+
+    # --- the end ---------------------------------------------------------------------------------
+
+    def _leave(self) -> None:
+        self.link.send(m.Bye("the node ends"))
+        self.link.close(linger=True)
+        self.world.pages.pop(self.page_path, None)
+        self.world.ended(self, "code 0")
+
+    def released(self) -> None:
+        self.link.close()
+        for slot in list(self.slots.values()):
+            self.world.kill_soon(slot)

@@ -1,0 +1,110 @@
+"""The shell of a router in simulated form: mirrors mesh/router.py around the real Owner."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mesh import messages as m
+from mesh.core.effects import Effect, Persist, Send, SendControl, WatchProcess
+from mesh.core.identity import Identity
+from mesh.core.owner import Arrival, Limits, Owner
+from mesh.messages import Durability
+from tests.sim.process import Process
+from tests.sim.sim_peer import PEER_MARK, SimPeer
+from tests.sim.wire import Door
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+MESH = "default"
+#: One turn in this many is followed by all checks.
+CHECK_EVERY = 8
+
+
+class SimRouter(Process):
+    """1. Receives. 2. Performs effects. 3. Tells the owner of deaths."""
+
+    def __init__(self, world: World, host: str, limits: Limits) -> None:
+        super().__init__(world, host, f"router {host}")
+        tag = b"owner" + host.encode()
+        boot = world.rng.randbytes(8)
+        self.owner = Owner(Identity(MESH, host, tag, boot, self.pid, "sim"), limits, lambda error: repr(error).encode())
+        self.inbox = Door(self.wire, self, inbox_address(host))
+        self.control = Door(self.wire, self, control_address(host))
+        self.peers: dict[bytes, SimPeer] = {}
+        self._from_peers: list[Arrival] = []
+        self._turns = 0
+
+    # --- the loop --------------------------------------------------------------------------------
+
+    def turn(self) -> None:
+        batch = [Arrival(False, *one) for one in self.inbox.receive()]
+        batch += [Arrival(True, *one) for one in self.control.receive()]
+        from_peers, self._from_peers = self._from_peers, []
+        self.do(self.owner.handle(batch + from_peers, self.now))
+        for pid in self.ended():
+            self._process_ended(pid)
+        self._turns += 1
+        if self._turns % CHECK_EVERY == 0:
+            self.owner.check()
+
+    def next_deadline(self) -> float | None:
+        return self.owner.next_deadline_mono_s()
+
+    def has_input(self) -> bool:
+        return self.inbox.has_input or self.control.has_input or bool(self._from_peers)
+
+    def released(self) -> None:
+        self.inbox.close(unlink=False)
+        self.control.close(unlink=False)
+        for peer in self.peers.values():
+            peer.router_died()
+
+    # --- effects ---------------------------------------------------------------------------------
+
+    def do(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Send):
+                self._send(effect)
+            elif isinstance(effect, SendControl):
+                if not self.control.send(effect.peer, effect.message):
+                    self.do(self.owner.unreachable(effect.peer, self.now))
+            elif isinstance(effect, Persist):
+                self.do(self.owner.committed(effect.number, Durability.NONE, self.now))
+            elif isinstance(effect, WatchProcess) and not self.watch(effect.pid):
+                self._process_ended(effect.pid)
+
+    def _send(self, effect: Send) -> None:
+        if effect.peer.startswith(PEER_MARK):
+            peer = self.peers.get(effect.peer)
+            if peer is not None:
+                peer.receive(effect.message, effect.frames)
+            return
+        if not self.inbox.send(effect.peer, effect.message, effect.frames) and type(effect.message) is m.Tasks:
+            self.do(self.owner.handle([Arrival(False, effect.peer, m.Bye("its link is gone"))], self.now))
+
+    def _process_ended(self, pid: int) -> None:
+        slot = self.owner.slot_of_pid(pid)
+        begun = self.world.begun_of(*slot, pid) if slot is not None else 0
+        self.do(self.owner.process_ended(pid, begun, self.now))
+
+    # --- peers -----------------------------------------------------------------------------------
+
+    def from_peer(self, peer: bytes, message: m.Message, frames: tuple[m.Buffer, ...] = ()) -> None:
+        """A peer says something."""
+        if self.alive:
+            parcel = self.wire.parcel(message, frames)
+            self._from_peers.append(Arrival(False, peer, *parcel))
+            self.wake()
+
+
+def inbox_address(host: str) -> str:
+    return f"{host}/inbox"
+
+
+def control_address(host: str) -> str:
+    return f"{host}/control"
+
+
+def reply_address(host: str, incarnation: int) -> str:
+    return f"{host}/reply/{incarnation}"

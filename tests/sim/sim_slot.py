@@ -1,0 +1,256 @@
+"""The shell of a slot in simulated form: mirrors mesh/slot.py around the real Work. Running a task takes simulated time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mesh import ids
+from mesh import messages as m
+from mesh.core.work import Ended, Lease, Work, outcomes_message, results_message
+from mesh.messages import Flag, Role
+from mesh.slot import HELLO_AGAIN_S, LAST_RECEIPTS_S
+from mesh.states import Status
+from tests.sim.history import Job, Run
+from tests.sim.page import Detail
+from tests.sim.process import Process
+from tests.sim.results import result_body
+from tests.sim.sim_router import MESH, inbox_address, reply_address
+from tests.sim.wire import Link
+
+if TYPE_CHECKING:
+    from tests.sim.sim_node import SimNode
+
+#: What the slot itself takes of a task.
+OVERHEAD_S = 0.00001
+
+
+class Direct:
+    """The path to one caller."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.up = False
+
+
+class SimSlot(Process):
+    """1. Runs leases in order. 2. Sends outcomes to callers and owner. 3. Joins whichever router is there."""
+
+    def __init__(self, node: SimNode, index: int) -> None:
+        super().__init__(node.world, node.host, f"slot {node.name}.{index}")
+        self.node = node
+        self.index = index
+        self.page = node.page
+        self.incarnation = self.world.new_incarnation()
+        self.work = Work(self.page.enter(index, self.pid))
+        self.direct: dict[bytes, Direct] = {}
+        self._lifeline_closed = False
+        self._ending_by_s: float | None = None
+        self._running: tuple[Lease, Run] | None = None
+        self.joined = False
+        self._router = self._dial()
+        self.wake()
+
+    # --- the loop --------------------------------------------------------------------------------
+
+    def turn(self) -> None:
+        """Rounds of Slot.run until there is nothing to do, or a task runs."""
+        waited = False
+        while self.alive:
+            if self._is_over():
+                self._leave()
+                return
+            if self.work.waiting and self.joined:
+                self._run_next(self.work.waiting.popleft())
+                if self.busy:
+                    return
+            elif waited:
+                return
+            else:
+                self._look_around()
+                waited = True
+            self._between()
+
+    def _between(self) -> None:
+        if not self.work.waiting:
+            self._flush_idle()
+            self._receive()
+
+    def next_deadline(self) -> float | None:
+        deadlines = [self.work.next_deadline_mono_s(), self._ending_by_s]
+        if not self.joined:
+            deadlines.append(self._hello_s + HELLO_AGAIN_S)
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def has_input(self) -> bool:
+        return self._router.has_input or any(one.link.has_input and not one.up for one in self.direct.values())
+
+    def _is_over(self) -> bool:
+        if self._ending_by_s is None:
+            return False
+        return not (self.work.unreceipted or self.work.has_unsent) or self.timeline.mono_s >= self._ending_by_s
+
+    def _look_around(self) -> None:
+        if self._lifeline_closed and self._ending_by_s is None:
+            self._begin_to_end()
+        if self.ended():
+            self._rejoin()
+        if not self.joined and self.timeline.mono_s >= self._hello_s + HELLO_AGAIN_S:
+            self._rejoin()
+        overdue = self.work.overdue(self.timeline.mono_s)
+        if overdue and self.joined:
+            self._router.send(*outcomes_message(overdue))
+
+    def end_soon(self) -> None:
+        """The lifeline closes."""
+        self._lifeline_closed = True
+        self.wake()
+
+    def _begin_to_end(self) -> None:
+        self._ending_by_s = self.timeline.mono_s + LAST_RECEIPTS_S
+        if self.work.waiting:
+            self._return([lease.number for lease in self.work.waiting])
+            self.work.waiting.clear()
+
+    # --- running ---------------------------------------------------------------------------------
+
+    def _run_next(self, lease: Lease) -> None:
+        if self.work.must_send_before(lease, self.timeline.mono_s):
+            self._flush()
+        task_id, name, attempt, flags, body, *_ = lease.record
+        wall_s = self.now.wall_s
+        if not self.page.begin(self.index, lease.number, Detail(task_id, name, attempt, wall_s)):
+            self.world.history.counts["withdrawn in time"] += 1
+            self._return([lease.number])
+            return
+        if flags & Flag.TRACK_STARTED:
+            self._router.send(m.Started(lease.number, wall_s))
+        history = self.world.history
+        job = Job.of(body)
+        crashes = len(history.runs.get(task_id, ())) < job.crashes
+        run = history.began(task_id, Run(self.pid, self.name, lease.number, self.timeline.mono_s, peer=False))
+        self._running = (lease, run)
+        self.occupied(job.run_us / 1e6 + OVERHEAD_S, self._crash if crashes else self._ran)
+
+    def _crash(self) -> None:
+        self.world.history.fault(self.timeline.mono_s, "task kills its slot", self.host, self.pid)
+        self.world.kill(self, "signal")
+
+    def _ran(self) -> None:
+        assert self._running is not None
+        lease, run = self._running
+        self._running = None
+        now = run.finished_s = self.timeline.mono_s
+        self.page.end(self.index)
+        runtime_us = int((now - run.began_s) * 1e6)
+        self.work.ended(lease, int(Status.SUCCESS), runtime_us, result_body(lease.record[0]), lease.frames, now)
+        self._between()
+        self.turn()
+
+    def _return(self, leases: list[int]) -> None:
+        self._router.send(m.Returned(leases))
+
+    # --- outcomes --------------------------------------------------------------------------------
+
+    def _flush_idle(self) -> None:
+        work = self.work
+        if not work.has_unsent:
+            return
+        self._tell_callers(work.take_results())
+        if self._ending_by_s is not None or not work.owner_can_wait(self.timeline.mono_s):
+            self._flush()
+
+    def _flush(self) -> None:
+        unsent, by_caller = self.work.take_unsent(self.timeline.mono_s)
+        self._tell_callers(by_caller)
+        if unsent and self.joined:
+            self._router.send(*outcomes_message(unsent))
+
+    def _tell_callers(self, by_caller: dict[bytes, list[Ended]]) -> None:
+        for prefix, ended in by_caller.items():
+            if self._send_direct(prefix, ended):
+                self.world.history.counts["results sent directly"] += len(ended)
+                continue
+            for one in ended:
+                one.record[6] = False
+
+    def _send_direct(self, prefix: bytes, ended: list[Ended]) -> bool:
+        direct = self.direct.get(prefix)
+        if direct is None:
+            self._dial_caller(prefix)
+            return False
+        if not direct.up:
+            self._look_for_hello_ok(direct)
+        return direct.up and direct.link.send(*results_message(ended))
+
+    def _dial_caller(self, prefix: bytes) -> None:
+        address = reply_address(self.host, ids.read(ids.stamp(prefix, 0)).incarnation)
+        if address not in self.wire.paths:
+            return
+        link = Link(self.wire, self, address, reconnect=False)
+        link.send(self._hello())
+        self.direct[prefix] = Direct(link)
+
+    def _look_for_hello_ok(self, direct: Direct) -> None:
+        for message, _ in direct.link.receive():
+            if type(message) is m.HelloOk:
+                direct.up = True
+
+    # --- the router ------------------------------------------------------------------------------
+
+    def _dial(self) -> Link:
+        link = Link(self.wire, self, inbox_address(self.host))
+        link.send(self._hello())
+        self._hello_s = self.timeline.mono_s
+        return link
+
+    def _hello(self) -> m.Hello:
+        info = {
+            "node": self.node.name,
+            "index": self.index,
+            "queues": list(self.node.queues),
+            "last_lease": self.work.last_lease,
+        }
+        return m.Hello(m.PROTOCOL_MAJOR, m.PROTOCOL_MINOR, Role.SLOT, MESH, self.incarnation, self.pid, info)
+
+    def _rejoin(self) -> None:
+        self.joined = False
+        self._router.close()
+        self._router = self._dial()
+
+    def _receive(self) -> None:
+        for message, frames in self._router.receive():
+            if isinstance(message, m.Tasks):
+                self.work.take(message, frames)
+            elif isinstance(message, m.Receipt):
+                self.work.receipt(message.upto)
+            elif isinstance(message, m.HelloOk):
+                self._join(message.pid)
+            elif isinstance(message, m.NeedHello):
+                self._rejoin()
+                return
+        for direct in list(self.direct.values()):
+            if not direct.up:
+                self._look_for_hello_ok(direct)
+
+    def _join(self, router_pid: int) -> None:
+        if self.joined:
+            return
+        self.joined = True
+        self.watch(router_pid)
+        again = self.work.rejoin()
+        if again:
+            self._router.send(*outcomes_message(again))
+
+    # --- the end ---------------------------------------------------------------------------------
+
+    def _leave(self) -> None:
+        self._router.send(m.Bye("the slot ends"))
+        self._router.close(linger=True)
+        self.world.ended(self, "code 0")
+
+    def released(self) -> None:
+        if self._running is not None:
+            self._running[1].finished_s = None
+        for direct in self.direct.values():
+            direct.link.close()
+        self._router.close()

@@ -1,0 +1,145 @@
+"""One seed: a plan, a list of events, and their course: storm, heal, drain, judgement."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tests.sim import faults, hostile, invariants, workload
+from tests.sim.history import History
+from tests.sim.workload import Event
+from tests.sim.world import NodePlan, Plan, World
+
+#: How long a healed world may take until nothing is left to do.
+DRAIN_S = 120.0
+#: Simulated steps beyond which a world is taken to run in circles.
+STEPS_MAX = 2_000_000
+
+DO = {**faults.DO, **workload.DO, **hostile.DO}
+
+
+class Climate(NamedTuple):
+    """Which faults there may be."""
+
+    name: str
+    kinds: tuple[str, ...]
+    crashing: bool
+    #: Messages of strangers and nonsense from known peers; then only the machines' own checks count.
+    hostile: bool = False
+
+
+def climate_of(rng: random.Random) -> Climate:
+    """Fair weather, one kind of fault only, the mild kinds, or all."""
+    choice = rng.random()
+    if choice < 0.15:
+        return Climate("fair", (), False)
+    if choice < 0.45:
+        kind = rng.choice(list(faults.KINDS))
+        return Climate(f"only {kind}", (kind,), False)
+    if choice < 0.6:
+        return Climate("mild", faults.MILD, False)
+    if choice < 0.68:
+        return Climate("hostile", tuple(faults.KINDS), True, hostile=True)
+    return Climate("wild", tuple(faults.KINDS), True)
+
+
+class Script(NamedTuple):
+    """Everything that a seed decides beforehand."""
+
+    seed: str
+    climate: Climate
+    plan: Plan
+    events: tuple[Event, ...]
+
+
+def script_of(seed: int | str, n_events: int) -> Script:
+    """Draws a script."""
+    rng = random.Random(f"{seed} script")
+    climate = climate_of(rng)
+    plan = Plan.draw(rng)
+    plain = climate.name == "fair" and rng.random() < 0.4
+    if plain:
+        # One slot a host and nothing special about the calls: here the order of the queue can be judged.
+        nodes = tuple(NodePlan(host, f"n0@{host}", ("default",), 1) for host in ("A", "B"))
+        plan = plan._replace(nodes=nodes, clients_per_host=1, with_peers=False)
+    events = []
+    at_s = 0.05
+    n_faults = 0
+    for number in range(n_events):
+        at_s += rng.choice((0.0, 0.0001, 0.002, 0.03)) * rng.random()
+        if climate.hostile and rng.random() < 0.4:
+            events.append(hostile.draw(rng, at_s))
+        elif climate.kinds and (rng.random() < 0.08 or (n_faults < 2 and number > n_events * 3 // 4)):
+            events.append(faults.draw(rng, at_s, climate.kinds))
+            n_faults += 1
+        else:
+            events.append(workload.draw(rng, at_s, plain=plain, crashing=climate.crashing))
+    return Script(str(seed), climate, plan, tuple(events))
+
+
+def run(script: Script, events: Sequence[Event] | None = None) -> History:
+    """Plays a script, or some of its events. Raises AssertionError for a broken invariant, and whatever a handler lets out."""
+    world = World(script.seed, script.plan)
+    begin_s = world.timeline.mono_s
+    chosen = script.events if events is None else events
+    for event in chosen:
+        world.timeline.at(begin_s + event.at_s, lambda event=event: DO[event.kind](world, *event.arguments))  # type: ignore[misc]
+    end_s = begin_s + (chosen[-1].at_s if chosen else 0.0)
+    _pass_time(world, end_s)
+    _heal(world)
+    _drain(world)
+    invariants.check_machines(world)
+    if not script.climate.hostile:
+        invariants.check_delivery(world, script)
+        _check_canaries(world)
+    world.history.counts["events"] += len(chosen)
+    world.history.counts["messages"] += world.wire.delivered
+    world.history.counts["messages dropped"] += world.wire.dropped
+    world.history.counts["simulated s"] += int(world.timeline.mono_s - begin_s)
+    return world.history
+
+
+def _pass_time(world: World, until_s: float) -> None:
+    while world.timeline.mono_s < until_s:
+        world.timeline.run_until(min(until_s, world.timeline.mono_s + 0.25))
+        assert world.timeline.steps < STEPS_MAX, "the world runs in circles"
+
+
+def _heal(world: World) -> None:
+    """No fault from here on; who is stopped goes on, who is missing comes back."""
+    world.wire.heal()
+    for process in world.living():
+        process.resume()
+    # What a fault has still to undo (nodes that end, links that were cut) gets its time.
+    for _ in range(12):
+        _pass_time(world, world.timeline.mono_s + 0.5)
+        world.start_all()
+        world.wire.heal()
+
+
+def _drain(world: World) -> None:
+    deadline_s = world.timeline.mono_s + DRAIN_S
+    while world.timeline.mono_s < deadline_s:
+        if not invariants.unfinished(world):
+            return
+        _pass_time(world, world.timeline.mono_s + 1.0)
+    raise AssertionError(f"not drained in {DRAIN_S:g} s: " + "; ".join(invariants.unfinished(world)[:20]))
+
+
+def _check_canaries(world: World) -> None:
+    """After all that every client can still call and ask."""
+    clients = world.living_clients()
+    before = {client.name: len(client.replies) for client in clients}
+    specs = {queue: workload.Spec("canary", queue, 0, 0, workload.Job(100, 0), 0, None, None, None) for queue in ("default",)}
+    for number, client in enumerate(clients):
+        for spec in specs.values():
+            workload.call(world, number, (spec,) * 5)
+        client.request("ping", None, 5.0)
+    _pass_time(world, world.timeline.mono_s + 1.0)
+    _drain(world)
+    for client in clients:
+        nodes = {node.name for node in world.living_nodes() if node.host == client.host}
+        assert len(client.replies) == before[client.name] + 1, f"{client} got no answer to its last question"
+        answer = client.replies[-1][1]
+        assert set(answer.values) == nodes and not answer.errors, f"{client} got {answer}, where there are {nodes}"
