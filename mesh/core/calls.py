@@ -80,7 +80,7 @@ class Calls:
         options: dict[str, Any] | None,
     ) -> PendingCall:
         """Takes one call."""
-        sequence, size = self.last_sequence + 1, len(body)
+        sequence = self.last_sequence + 1
         pending = PendingCall(
             self.prefix + sequence.to_bytes(SEQUENCE_BYTES, "big"), options.get("id") if options else None
         )
@@ -91,6 +91,8 @@ class Calls:
         self.last_sequence = sequence
         self._unsent.append(entry)
         self.unconfirmed += 1
+        size = len(body) + sum(map(len, own)) if own else len(body)
+        # In a step of its own, so that no other thread comes between reading the sum and writing it.
         self._retained_bytes += size
         return pending
 
@@ -166,8 +168,12 @@ class Calls:
         if not entry.pending.confirmed:
             entry.pending.confirmed = True
             self.unconfirmed -= 1
-        if entry.record is not None:
-            self._retained_bytes -= len(entry.record[5])
+        self._release(entry)
+
+    def _release(self, entry: Entry) -> None:
+        """The body of this call is not kept any more."""
+        size = _size(entry)
+        self._retained_bytes -= size
 
     def confirm(self, confirm: m.Confirm) -> list[PendingCall]:
         """The router answers for calls, or refuses them. Returns the calls that this settles."""
@@ -196,20 +202,20 @@ class Calls:
             settled.append(pending)
             if record is not None and record[4] & Flag.IGNORE_RESULT:
                 del self.open[task_id]
-                self._retained_bytes -= len(record[5])
+                self._release(entry)
             elif durability > Durability.NONE and record is not None:
                 self.open[task_id] = Entry(None, (), pending)
-                self._retained_bytes -= len(record[5])
+                self._release(entry)
         return settled
 
     def _drop_bodies(self) -> None:
         target = RETAINED_BYTES_MAX * 7 // 8
-        for task_id, (record, _, pending) in list(self.open.items()):
+        for task_id, entry in list(self.open.items()):
             if self._retained_bytes <= target:
                 return
-            if record is not None and pending.confirmed:
-                self.open[task_id] = Entry(None, (), pending)
-                self._retained_bytes -= len(record[5])
+            if entry.record is not None and entry.pending.confirmed:
+                self.open[task_id] = Entry(None, (), entry.pending)
+                self._release(entry)
 
     def missing(self, missing: m.Missing) -> list[PendingCall]:
         """The router knows nothing of these: they are sent again, or are lost where the body is gone. Returns the
@@ -357,9 +363,12 @@ class Calls:
     def check(self) -> None:
         """Raises AssertionError where counts or orders are off."""
         assert self.unconfirmed == sum(not entry.pending.confirmed for entry in self.open.values())
-        assert self._retained_bytes == sum(
-            len(entry.record[5]) for entry in self.open.values() if entry.record is not None
-        )
+        assert self._retained_bytes == sum(map(_size, self.open.values()))
         assert list(self.open) == sorted(self.open)
         assert all(entry.pending.ending is None for entry in self.open.values())
         self._received.check()
+
+
+def _size(entry: Entry) -> int:
+    """What is kept of a call's body."""
+    return 0 if entry.record is None else len(entry.record[5]) + sum(map(len, entry.frames))

@@ -21,10 +21,10 @@ from mesh.core.leases import Consumer, Kind
 from mesh.core.membership import Membership, Node
 from mesh.core.outcomes import OutcomeStore, Stored
 from mesh.core.task import Task
-from mesh.exceptions import MeshError, TaskRevokedError, WorkerLostError
-from mesh.ids import OWNER_TAG_BYTES, PREFIX_BYTES, prefix, sequence_of, stamp
+from mesh.exceptions import MeshError, ResultExpired, TaskRevokedError, WorkerLostError
+from mesh.ids import OWNER_TAG_BYTES, PREFIX_BYTES, prefix, sequence_of, stamp, to_text
 from mesh.messages import Buffer, Durability, Flag
-from mesh.states import Phase, Status
+from mesh.states import PENDING, Status
 
 #: How long a receipt may wait for tasks that take it along.
 RECEIPT_DELAY_S: Final = 0.02
@@ -396,7 +396,8 @@ class Owner:
         return True
 
     def _refuse(self, caller: Caller, sequence: int, reason: str) -> None:
-        caller.seen.discard(sequence)  # should the refusal be lost on the way, the call comes again and is looked at anew
+        # Should the refusal be lost on the way, the call comes again and is looked at anew.
+        caller.seen.discard(sequence)
         caller.refused.append([sequence, reason])
         self._confirm_by(caller, self._now.mono_s)
 
@@ -495,9 +496,12 @@ class Owner:
                 self._add_result(peer, task_id, stored)
 
     def _hand_out(self, peer: bytes, task_id: bytes) -> None:
+        """Sends the outcome of a task that has ended; where it had to make room, that."""
         stored = self.outcomes.get(task_id)
-        if stored is not None:
-            self._add_result(peer, task_id, stored)
+        if stored is None:
+            gone = self._encode_failure(ResultExpired(to_text(task_id)))
+            stored = Stored(Status.FAILURE, gone, (), self._now.mono_s)
+        self._add_result(peer, task_id, stored)
 
     def _add_result(self, peer: bytes, task_id: bytes, stored: Stored) -> None:
         records, frames = self._results.setdefault(peer, ([], []))
