@@ -7,7 +7,6 @@ reuse one.
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
@@ -189,7 +188,7 @@ def _by_kind(cls: Any) -> tuple[Callable[[Any], object], Callable[[Any], object]
         return lambda member: member.value, cls
     if issubclass(cls, enum.Enum):
         return lambda member: member.name, lambda name: cls.__members__[name]
-    if dataclasses.is_dataclass(cls):
+    if is_dataclass(cls):
         return _dataclass_fields, lambda values: _rebuild_dataclass(cls, values)
     if issubclass(cls, tuple) and hasattr(cls, "_fields"):
         return lambda value: value._asdict(), lambda values: cls(**values)
@@ -198,11 +197,20 @@ def _by_kind(cls: Any) -> tuple[Callable[[Any], object], Callable[[Any], object]
     )
 
 
+def is_dataclass(cls: type) -> bool:
+    """As `dataclasses.is_dataclass`, without that module: with `inspect` behind it, it is a megabyte in every process."""
+    return hasattr(cls, "__dataclass_fields__")
+
+
 def _dataclass_fields(value: Any) -> dict[str, object]:
+    import dataclasses
+
     return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
 
 
 def _rebuild_dataclass(cls: Any, values: dict[str, object]) -> object:
+    import dataclasses
+
     rest = dict(values)
     instance = cls.__new__(cls)
     for field in dataclasses.fields(cls):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
-from mesh.body_types import REGISTERED_TYPES
+from mesh.body_types import REGISTERED_TYPES, is_dataclass
 from mesh.exceptions import UnserialisableArgument
 from mesh.numpy_frames import CannotDescribe
 
@@ -66,7 +65,7 @@ def _children(value: Any) -> Iterator[tuple[str, object]]:
             content = REGISTERED_TYPES[cls].encode(value)
         except Exception:
             return  # the encode function itself is what fails
-        if dataclasses.is_dataclass(cls) and type(content) is dict:
+        if is_dataclass(cls) and type(content) is dict:
             yield from ((f".{name}", item) for name, item in content.items())
         else:
             yield ".<as its encode function gave it>", content
@@ -97,7 +96,7 @@ def _remedy(value: object) -> str:
     cls = type(value)
     name = cls.__qualname__
     if (
-        dataclasses.is_dataclass(cls)
+        is_dataclass(cls)
         or issubclass(cls, enum.Enum)
         or (issubclass(cls, tuple) and hasattr(cls, "_fields"))
     ):

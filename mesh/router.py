@@ -20,7 +20,6 @@ from mesh.exceptions import MalformedMessage, MeshError
 from mesh.ids import OWNER_TAG_BYTES
 from mesh.journal import Journal, MemoryJournal
 from mesh.messages import Durability
-from mesh.remote_errors import encode_exception
 from mesh.settings import Settings
 from mesh.version import VERSION
 
@@ -50,7 +49,7 @@ class Router:
         identity = Identity(
             place.mesh, place.directory, _owner_tag(place.directory), os.urandom(8), os.getpid(), VERSION
         )
-        self._owner = Owner(identity, _limits(settings), lambda error: encode_exception(error, ""))
+        self._owner = Owner(identity, _limits(settings), _encode_failure)
         self._journal: Journal = MemoryJournal(self._committed)
         self._poller = transport.Poller()
         for source in (self._inbox, self._control, self._wakeup.fileno(), self._processes.fileno()):
@@ -173,6 +172,13 @@ class Router:
         self._malformed_from[peer] = count
         if count <= MALFORMED_LOGGED:
             logger.warning("a message was dropped: %s", error, extra={"action": "malformed", "peer": peer.hex()})
+
+
+def _encode_failure(error: MeshError) -> bytes:
+    # Imported when the first task is given up: few routers ever need it, and it is a tenth of their memory.
+    from mesh.remote_errors import encode_exception
+
+    return encode_exception(error, "")
 
 
 def _limits(settings: Settings) -> Limits:

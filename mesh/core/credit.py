@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-#: Work a slot may hold behind what it runs: enough to hide the way to the router and back, little enough to be fair.
+#: A lease may wait behind others only where it is due to begin within this time, and takes less itself: enough to hide
+#: the way to the router and back, little enough to be fair.
 WINDOW_US: Final = 2_000
 #: Bodies a slot may hold, so that large arguments don't pile up in it.
 WINDOW_BYTES: Final = 1 << 20
@@ -17,6 +18,12 @@ STALE_S: Final = 0.005
 #: When what waits behind an old front lease is recalled though no slot is idle: the order of the queue is worth that
 #: much.
 STALE_BUSY_S: Final = 0.05
+#: A recall without an answer is repeated after this time.
+RECALL_AGAIN_S: Final = 1.0
+#: When a slot's only lease is looked after: it runs, or the message with it was lost and it comes back.
+DOUBT_S: Final = 1.0
+#: How long a consumer whose pipe refused a message gets no other.
+BLOCKED_S: Final = 0.1
 #: Run times by which a name's estimate is renewed.
 SAMPLES: Final = 32
 #: Run times a name needs before its first estimate; until then its tasks go out alone.

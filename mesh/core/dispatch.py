@@ -350,8 +350,10 @@ def _may_become_stale(consumer: Consumer) -> bool:
 
 
 def _fits(consumer: Consumer, expected_us: int, body_bytes: int) -> bool:
+    """Whether a task may wait behind what the slot holds: it begins within a window from now, and is shorter than one."""
     return (
-        consumer.held_us + expected_us <= WINDOW_US
+        consumer.held_us < WINDOW_US
+        and expected_us < WINDOW_US
         and consumer.held_bytes + body_bytes <= WINDOW_BYTES
         and len(consumer.held) < WINDOW_LEASES
     )

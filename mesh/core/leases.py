@@ -28,6 +28,7 @@ class Consumer:
     """One slot or peer, and its leases. Written by `Dispatch` alone."""
 
     __slots__ = (
+        "blocked_until_mono_s",
         "busy_since_mono_s",
         "credit",
         "held",
@@ -36,11 +37,13 @@ class Consumer:
         "index",
         "kind",
         "last_lease",
+        "link",
         "node",
         "peer",
         "pid",
         "queues",
         "quiet",
+        "recalled_mono_s",
         "recalled_upto",
         "recalling",
         "receipt",
@@ -68,8 +71,14 @@ class Consumer:
         self.credit = 0
         #: When the front lease became the front.
         self.busy_since_mono_s = 0.0
+        #: Its pipe refused a message: nothing is granted until then.
+        self.blocked_until_mono_s = 0.0
+        #: Which of its process's links this is, as its HELLO counts them: a later one replaces an earlier one.
+        self.link = 0
         #: A recall is under way: nothing is granted until it is answered.
         self.recalling = False
+        #: When it was recalled last.
+        self.recalled_mono_s = 0.0
         #: Leases up to this number were recalled: those still held had begun.
         self.recalled_upto = 0
         #: Its node takes no more.
