@@ -142,9 +142,10 @@ class Router:
             self._perform[type(effect)](effect)
 
     def _send(self, effect: Send) -> None:
-        if not self._inbox.send(effect.peer, effect.message, effect.frames) and type(effect.message) is messages.Tasks:
-            logger.warning("a slot's link is gone, its tasks are requeued", extra={"action": "slot_unreachable"})
-            self._do(self._owner.handle([Arrival(False, effect.peer, messages.Bye("its link is gone"))], clock.now()))
+        message = effect.message
+        if not self._inbox.send(effect.peer, message, effect.frames) and isinstance(message, messages.Tasks):
+            logger.warning("a slot takes no tasks now, they are requeued", extra={"action": "slot_unreachable"})
+            self._do(self._owner.undelivered(effect.peer, message, clock.now()))
 
     def _send_control(self, effect: SendControl) -> None:
         if not self._control.send(effect.peer, effect.message):

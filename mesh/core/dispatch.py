@@ -11,7 +11,17 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
 from mesh.clock import Now
-from mesh.core.credit import STALE_BUSY_S, STALE_S, WINDOW_BYTES, WINDOW_LEASES, WINDOW_US, Estimates
+from mesh.core.credit import (
+    BLOCKED_S,
+    DOUBT_S,
+    RECALL_AGAIN_S,
+    STALE_BUSY_S,
+    STALE_S,
+    WINDOW_BYTES,
+    WINDOW_LEASES,
+    WINDOW_US,
+    Estimates,
+)
 from mesh.core.leases import Consumer, Kind
 from mesh.core.ready import ReadyQueue
 from mesh.core.schedule import Schedule
@@ -124,6 +134,11 @@ class Dispatch:
         """The consumer did not begin these; they go back to the front, uncharged. What it does not hold is ignored."""
         self._requeue([task for lease in sorted(leases) if (task := consumer.close(lease)) is not None])
 
+    def undelivered(self, consumer: Consumer, leases: list[int], now: Now) -> None:
+        """The consumer's pipe refused these; they go back to the front, and it gets nothing for a moment."""
+        consumer.blocked_until_mono_s = now.mono_s + BLOCKED_S
+        self.returned(consumer, leases)
+
     def recalled(self, consumer: Consumer, begun: int, upto: int) -> None:
         """The consumer will never begin the leases in (begun, upto]; they go back to the front, uncharged."""
         consumer.recalling = False
@@ -135,6 +150,8 @@ class Dispatch:
         consumer = self.leave(peer)
         if consumer is None:
             return
+        if consumer.kind is Kind.PEER:
+            begun = consumer.last_lease + 1  # a peer begins at once what it gets, or returns it
         task, ran, others = consumer.close_all(begun)
         self._requeue(others)
         if task is not None:
@@ -188,14 +205,16 @@ class Dispatch:
         """Slots whose front lease has become old while others wait behind it: their rest is to be recalled.
 
         At once where an idle slot could begin it; else after a while, since a slot that only had to wait for a CPU
-        soon goes on.
+        soon goes on. A single lease is looked after too, once, when it is very old: its message may have been lost.
         """
-        if not any(len(consumer.held) > 1 for consumer in self.consumers.values()):
+        suspects = [consumer for consumer in self.consumers.values() if _may_become_stale(consumer)]
+        if not suspects:
             return
         patience_s = self._patience_s()
-        for consumer in self.consumers.values():
-            if _may_become_stale(consumer) and now.mono_s - consumer.busy_since_mono_s >= patience_s:
+        for consumer in suspects:
+            if _recall_due_mono_s(consumer, patience_s) <= now.mono_s:
                 consumer.recalling = True
+                consumer.recalled_mono_s = now.mono_s
                 yield consumer
 
     def _patience_s(self) -> float:
@@ -211,10 +230,15 @@ class Dispatch:
 
     def next_deadline_mono_s(self, now: Now) -> float | None:
         """When `tick` or `stale` has something to do."""
-        moments = [
-            one.busy_since_mono_s for one in self.consumers.values() if len(one.held) > 1 and _may_become_stale(one)
-        ]
-        due = min(moments) + self._patience_s() if moments else None
+        suspects = [consumer for consumer in self.consumers.values() if _may_become_stale(consumer)]
+        moments: list[float] = []
+        if suspects:
+            patience_s = self._patience_s()
+            moments = [_recall_due_mono_s(consumer, patience_s) for consumer in suspects]
+        if self.ready_count:
+            blocked = (consumer.blocked_until_mono_s for consumer in self.consumers.values())
+            moments += [moment for moment in blocked if moment > now.mono_s]
+        due = min(moments) if moments else None
         wall = self.schedule.next_wall_s() if self.schedule else None
         if wall is None:
             return due
@@ -230,6 +254,8 @@ class Dispatch:
         grants: dict[bytes, Grant] = {}
         idle_peers, open_slots = [], []
         for consumer in self.consumers.values():
+            if consumer.blocked_until_mono_s > now.mono_s:
+                continue
             if consumer.kind is Kind.PEER:
                 if consumer.credit:
                     idle_peers.append(consumer)
@@ -341,16 +367,17 @@ class Dispatch:
 
 def _may_become_stale(consumer: Consumer) -> bool:
     """Whether something can be taken back. What was leased before the last recall and is still held had begun."""
-    return (
-        len(consumer.held) > 1
-        and consumer.kind is Kind.SLOT
-        and not consumer.recalling
-        and consumer.last_lease > consumer.recalled_upto
-    )
+    return bool(consumer.held) and consumer.kind is Kind.SLOT and consumer.last_lease > consumer.recalled_upto
+
+
+def _recall_due_mono_s(consumer: Consumer, patience_s: float) -> float:
+    if consumer.recalling:
+        return consumer.recalled_mono_s + RECALL_AGAIN_S
+    return consumer.busy_since_mono_s + (patience_s if len(consumer.held) > 1 else DOUBT_S)
 
 
 def _fits(consumer: Consumer, expected_us: int, body_bytes: int) -> bool:
-    """Whether a task may wait behind what the slot holds: it begins within a window from now, and is shorter than one."""
+    """Whether a task may wait behind what the slot holds: it is due within a window, and is shorter than one."""
     return (
         consumer.held_us < WINDOW_US
         and expected_us < WINDOW_US

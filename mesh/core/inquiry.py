@@ -47,6 +47,12 @@ def ids_in(caller: Caller, ranges: Ranges, limit: int) -> Iterator[bytes]:
             return
 
 
+def link_of(info: dict[str, Any]) -> int:
+    """Which of its process's links a HELLO came over, as the process counts them."""
+    link = info.get("link")
+    return link if type(link) is int else 0
+
+
 def state_of(owner: Holdings, asked: bytes | str) -> list[Any]:
     """One record of a States message."""
     task_id = owner.custom.get(asked) if isinstance(asked, str) else asked

@@ -20,6 +20,7 @@ from mesh.core.identity import Identity
 from mesh.core.leases import Consumer, Kind
 from mesh.core.membership import Membership, Node
 from mesh.core.outcomes import OutcomeStore, Stored
+from mesh.core.sequences import SequenceSet
 from mesh.core.task import Task
 from mesh.exceptions import MeshError, ResultExpired, TaskRevokedError, WorkerLostError
 from mesh.ids import OWNER_TAG_BYTES, PREFIX_BYTES, prefix, sequence_of, stamp, to_text
@@ -28,6 +29,8 @@ from mesh.states import PENDING, Status
 
 #: How long a receipt may wait for tasks that take it along.
 RECEIPT_DELAY_S: Final = 0.02
+#: How long a node has to tell the cause of a slot's death, before it counts without one.
+CAUSE_S: Final = 2.0
 #: Client incarnations remembered after they went; beyond it those longest gone are forgotten.
 MAX_CALLERS: Final = 100_000
 #: Sequences looked at for one Reconcile or Received.
@@ -76,8 +79,9 @@ class Owner:
         #: (Persist number, caller, [first, last]) that the journal has yet to hold.
         self._uncommitted: deque[tuple[int, Caller, int, int]] = deque()
         self._persist_number = 0
-        #: Slot processes that died while their node lives: {pid: last lease begun}. Their node tells the cause.
-        self._dead_slots: dict[int, int] = {}
+        #: Slot processes that died while their node lives: {pid: (last lease begun, how long their node has to tell
+        #: the cause)}.
+        self._dead_slots: dict[int, tuple[int, float]] = {}
         #: {routing id on the control link: pid}
         self._control_clients: dict[bytes, int] = {}
         #: {node name: path of its slot page}. Exactly the known nodes.
@@ -158,9 +162,18 @@ class Owner:
         for consumer in [one for one in self.dispatch.consumers.values() if one.pid == pid]:
             consumer.quiet = True
             if consumer.node in self.membership.nodes and not forsaken:
-                self._dead_slots[pid] = begun
+                self._dead_slots[pid] = (begun, now.mono_s + CAUSE_S)
             else:
                 self.dispatch.lost(consumer.peer, begun, f"node {consumer.node} was lost", node_lost=True)
+        return self._flush()
+
+    def undelivered(self, peer: bytes, tasks: m.Tasks, now: Now) -> list[Effect]:
+        """Tasks could not be handed over: the pipe to this slot is full, or gone for the moment."""
+        self._now = now
+        consumer = self.dispatch.consumers.get(peer)
+        if consumer is not None:
+            self.dispatch.undelivered(consumer, [tasks.first_lease + at for at in range(len(tasks.tasks))], now)
+            self._owe_receipt(consumer)
         return self._flush()
 
     def unreachable(self, peer: bytes, now: Now) -> list[Effect]:
@@ -181,6 +194,7 @@ class Owner:
         soonest = self._confirm_due_mono_s
         for moment in (
             self._receipt_due_mono_s,
+            min((due for _, due in self._dead_slots.values()), default=None),
             self.dispatch.next_deadline_mono_s(self._now),
             self.membership.next_deadline_mono_s(),
             self.outcomes.next_expiry_mono_s(),
@@ -262,18 +276,26 @@ class Owner:
         if not all(type(queue) is str for queue in queues):
             return
         if peer not in self.dispatch.consumers:
-            self._replaces_earlier_link(node, index, hello.pid, last)
+            link = inquiry.link_of(info)
+            if not self._replaces_earlier_link(node, index, hello.pid, last, link):
+                return
             names = tuple(dict.fromkeys(intern(queue) for queue in queues))
-            self.dispatch.join(
-                Consumer(peer, Kind.SLOT, names, node=intern(node), index=index, pid=hello.pid, last_lease=last)
-            )
+            consumer = Consumer(peer, Kind.SLOT, names, node=intern(node), index=index, pid=hello.pid, last_lease=last)
+            consumer.link = link
+            self.dispatch.join(consumer)
         self._effects += [WatchProcess(hello.pid), Send(peer, self._hello_ok())]
 
-    def _replaces_earlier_link(self, node: str, index: int, pid: int, last_lease: int) -> None:
-        """A slot that joins over a new link runs nothing; leases up to `last_lease` it has seen, and may have run."""
+    def _replaces_earlier_link(self, node: str, index: int, pid: int, last_lease: int, link: int) -> bool:
+        """A slot that joins over a new link runs nothing; leases up to `last_lease` it has seen, and may have run.
+
+        False for the HELLO of an earlier link that arrives late.
+        """
         for one in list(self.dispatch.consumers.values()):
             if one.node == node and one.index == index and one.pid == pid:
+                if one.link > link:
+                    return False
                 self.dispatch.lost(one.peer, last_lease, "its slot joined anew", node_lost=False, charged=False)
+        return True
 
     def _control_hello(self, peer: bytes, hello: m.Hello, frames: tuple[Buffer, ...]) -> None:
         if self._refuses(peer, hello, control=True):
@@ -282,6 +304,9 @@ class Owner:
             name = hello.info.get("name")
             if type(name) is not str:
                 return
+            known = self.membership.nodes.get(name)
+            if known is not None and known.pid == hello.pid and inquiry.link_of(known.info) > inquiry.link_of(hello.info):
+                return  # the HELLO of an earlier link, which arrives late
             other = self.membership.join(Node(name, peer, hello.pid, hello.info))
             if other is not None:
                 reason = f"node {name!r} is running already, with pid {other.pid}; give this one another name with -n"
@@ -422,6 +447,11 @@ class Owner:
         missing = caller.seen.missing_from(reconcile.outstanding)
         if missing:
             self._effects.append(Send(peer, m.Missing(missing)))
+        if all(one is not caller for _, one, _, _ in self._uncommitted):
+            # The confirm may have been lost.
+            for first, last in SequenceSet(missing).missing_from(reconcile.outstanding):
+                caller.unconfirmed.add_range(first, last)
+                self._confirm_by(caller, self._now.mono_s)
         for task_id in inquiry.ids_in(caller, reconcile.outstanding, MAX_SEQUENCES):
             if task_id not in self.dispatch.open and sequence_of(task_id) in caller.seen:
                 self._hand_out(peer, task_id)
@@ -465,11 +495,16 @@ class Owner:
                     continue
             if task is not None and task.flags & Flag.IGNORE_RESULT:
                 self._ended_ids.append(task_id)
+                for watcher in self.watchers.pop(task_id, ()):
+                    self._hand_out(watcher, task_id)
                 continue
             self._store(task_id, Stored(status, body, own, now.mono_s), delivered=delivered)
+        self._owe_receipt(consumer)
+
+    def _owe_receipt(self, consumer: Consumer) -> None:
         consumer.receipt = consumer.stored_upto()
         if self._receipt_due_mono_s is None:
-            self._receipt_due_mono_s = now.mono_s + RECEIPT_DELAY_S
+            self._receipt_due_mono_s = self._now.mono_s + RECEIPT_DELAY_S
 
     def _is_orphan(self, task_id: bytes) -> bool:
         """Whether an outcome belongs to a call that only an earlier router has seen."""
@@ -521,8 +556,11 @@ class Owner:
 
     def _returned(self, peer: bytes, returned: m.Returned, frames: tuple[Buffer, ...]) -> None:
         consumer = self.dispatch.consumers.get(peer)
-        if consumer is not None:
-            self.dispatch.returned(consumer, returned.leases)
+        if consumer is None:
+            self._need_hello(peer)
+            return
+        self.dispatch.returned(consumer, returned.leases)
+        self._owe_receipt(consumer)
 
     def _started(self, peer: bytes, started: m.Started, frames: tuple[Buffer, ...]) -> None:
         consumer = self.dispatch.consumers.get(peer)
@@ -550,6 +588,12 @@ class Owner:
         if consumer is not None:
             self.dispatch.lost(consumer.peer, lost.begun, lost.cause, node_lost=False, charged=lost.charged)
 
+    def _give_up_waiting_for_causes(self) -> None:
+        for pid in [pid for pid, (_, due_mono_s) in self._dead_slots.items() if due_mono_s <= self._now.mono_s]:
+            begun, _ = self._dead_slots.pop(pid)
+            for consumer in [one for one in self.dispatch.consumers.values() if one.pid == pid]:
+                self.dispatch.lost(consumer.peer, begun, "its process ended, nobody knows why", node_lost=False)
+
     def _quiet(self, peer: bytes, quiet: m.Quiet, frames: tuple[Buffer, ...]) -> None:
         node = self.membership.by_peer(peer)
         if node is None:
@@ -562,9 +606,9 @@ class Owner:
         self._effects += self.membership.leave(node.name, reason)
         for consumer in [one for one in self.dispatch.consumers.values() if one.node == node.name]:
             consumer.quiet = True
-            begun = self._dead_slots.pop(consumer.pid, None)
-            if begun is not None:
-                self.dispatch.lost(consumer.peer, begun, f"node {node.name} was lost", node_lost=True)
+            dead = self._dead_slots.pop(consumer.pid, None)
+            if dead is not None:
+                self.dispatch.lost(consumer.peer, dead[0], f"node {node.name} was lost", node_lost=True)
             else:
                 self._forsaken[consumer.pid] = self._pages[node.name]
         del self._pages[node.name]
@@ -589,6 +633,8 @@ class Owner:
 
     def _flush(self) -> list[Effect]:
         now, dispatch = self._now, self.dispatch
+        if self._dead_slots:
+            self._give_up_waiting_for_causes()
         dispatch.tick(now)
         if dispatch.ready_count:
             for grant in dispatch.assign(now):

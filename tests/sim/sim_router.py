@@ -80,8 +80,9 @@ class SimRouter(Process):
             if peer is not None:
                 peer.receive(effect.message, effect.frames)
             return
-        if not self.inbox.send(effect.peer, effect.message, effect.frames) and type(effect.message) is m.Tasks:
-            self.do(self.owner.handle([Arrival(False, effect.peer, m.Bye("its link is gone"))], self.now))
+        message = effect.message
+        if not self.inbox.send(effect.peer, message, effect.frames) and isinstance(message, m.Tasks):
+            self.do(self.owner.undelivered(effect.peer, message, self.now))
 
     def _process_ended(self, pid: int) -> None:
         slot = self.owner.slot_of_pid(pid)
