@@ -326,8 +326,13 @@ class Owner:
         if caller is not None:
             self._disconnect(caller)
         consumer = self.dispatch.consumers.get(peer)
-        if consumer is not None:
-            # What it had begun is known once its process has ended: until then it keeps its leases and gets no others.
+        if consumer is None:
+            return
+        if consumer.held:
+            # Or its link broke. What it has begun is not known here: its node takes the rest back.
+            consumer.recalling = True
+            self._recall(consumer)
+        else:
             consumer.quiet = True
 
     def _control_bye(self, peer: bytes, bye: m.Bye, frames: tuple[Buffer, ...]) -> None:
