@@ -198,7 +198,7 @@ def _by_kind(cls: Any) -> tuple[Callable[[Any], object], Callable[[Any], object]
 
 
 def is_dataclass(cls: type) -> bool:
-    """As `dataclasses.is_dataclass`, without that module: with `inspect` behind it, it is a megabyte in every process."""
+    """As `dataclasses.is_dataclass`, without that module: with `inspect`, it is a megabyte in every process."""
     return hasattr(cls, "__dataclass_fields__")
 
 

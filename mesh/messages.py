@@ -13,7 +13,7 @@ records that own them (`n_frames` each).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import IntEnum, IntFlag
+from enum import IntEnum
 from typing import Any, Final, NamedTuple, TypeAlias
 
 PROTOCOL_MAJOR: Final = 1
@@ -34,14 +34,14 @@ class Role(IntEnum):
     NODE = 3
 
 
-class Flag(IntFlag):
-    """What a call asks for beyond the ordinary."""
+class Flag:
+    """What a call asks for beyond the ordinary. Bits of a plain int: an enum's would cost a microsecond at each look."""
 
-    NONE = 0
-    IGNORE_RESULT = 1  #: no outcome is sent to the caller or kept, unless it is a failure of mesh itself
-    TRACK_STARTED = 2  #: the slot tells the owner when it begins
-    EARLY_ACK = 4  #: at most once (`acks_late=False`)
-    REDELIVERED = 8  #: the router's word to the slot: an earlier attempt had begun
+    NONE: Final = 0
+    IGNORE_RESULT: Final = 1  #: no outcome is sent to the caller or kept, unless it is a failure of mesh itself
+    TRACK_STARTED: Final = 2  #: the slot tells the owner when it begins
+    EARLY_ACK: Final = 4  #: at most once (`acks_late=False`)
+    REDELIVERED: Final = 8  #: the router's word to the slot: an earlier attempt had begun
 
 
 class Durability(IntEnum):
