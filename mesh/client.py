@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 #: How long to wait for HELLO-OK before HELLO is said again.
 HELLO_AGAIN_S: Final = 0.2
+#: Slots let in at the reply door at once; the results of one that is forgotten come by way of the router.
+LET_IN_MAX: Final = 10_000
 #: How long a client that closes waits for confirms.
 FLUSH_S: Final = 10.0
 #: How long the last messages may take to leave.
@@ -64,11 +66,14 @@ class Client:
         self._to_send: list[messages.Message] = []
         self._control: transport.Link | None = None
         self._control_up = False
+        self._control_hello_mono_s = 0.0
         self._control_to_send: list[messages.Request] = []
         self._closed = False
         self._joined = False
         self._refused = ""
         self._router_pid = 0
+        #: Slots that have said HELLO at the reply door, longest there first; what others say there is dropped.
+        self._let_in: dict[bytes, None] = {}
 
     # --- connecting ------------------------------------------------------------------------------
 
@@ -138,16 +143,19 @@ class Client:
         self._joined = False
         self._poller.remove(self._link)
         self._link.close()
-        if self._control is not None:
-            self._poller.remove(self._control)
-            self._control.close()
-            self._control, self._control_up = None, False
+        self._close_control()
         if ensure and self._autostart:
             try:
                 locate.ensure_router(self._place)
             except MeshError as error:
                 self._refused = str(error)
         self._link = self._dial()
+
+    def _close_control(self) -> None:
+        if self._control is not None:
+            self._poller.remove(self._control)
+            self._control.close()
+            self._control, self._control_up = None, False
 
     # --- Sender ----------------------------------------------------------------------------------
 
@@ -266,7 +274,11 @@ class Client:
 
     def turn(self, timeout_s: float | None) -> None:
         """As reactor.Turns."""
-        ready = self._poller.wait(self._patience(timeout_s))
+        due_mono_s = self._due_mono_s()
+        if due_mono_s is not None:
+            left_s = max(0.0, due_mono_s - time.monotonic())
+            timeout_s = left_s if timeout_s is None else min(timeout_s, left_s)
+        ready = self._poller.wait(timeout_s)
         self._reactor.took_notice()
         if ready:
             if self._wakeup.fileno() in ready:
@@ -283,14 +295,20 @@ class Client:
             if time.monotonic() >= self._hello_mono_s + HELLO_AGAIN_S:
                 self._rejoin(ensure=True)
             return
+        if due_mono_s is not None and time.monotonic() >= due_mono_s:
+            for message in self._calls.look(time.monotonic()):
+                self._link.send(message)
         self.flush()
 
-    def _patience(self, timeout_s: float | None) -> float | None:
-        now = time.monotonic()
-        due = self._hello_mono_s + HELLO_AGAIN_S if not self._joined else self._calls.next_deadline_mono_s(now)
-        if due is None:
-            return timeout_s
-        return max(0.0, due - now) if timeout_s is None else max(0.0, min(timeout_s, due - now))
+    def _due_mono_s(self) -> float | None:
+        """When there is something to do though nothing comes in."""
+        if not self._joined:
+            return self._hello_mono_s + HELLO_AGAIN_S
+        due_mono_s = self._calls.next_deadline_mono_s(time.monotonic())
+        if not self._control_to_send or self._control is None or self._control_up:
+            return due_mono_s
+        again_mono_s = self._control_hello_mono_s + HELLO_AGAIN_S
+        return again_mono_s if due_mono_s is None else min(due_mono_s, again_mono_s)
 
     def flush(self) -> None:
         """As reactor.Turns."""
@@ -306,8 +324,6 @@ class Client:
             received = calls.received_along()
             if received is not None:
                 link.send(received)
-        for message in calls.look(time.monotonic()):
-            link.send(message)
         if self._to_send:
             waiting, self._to_send = self._to_send, []
             for message in waiting:
@@ -316,10 +332,13 @@ class Client:
             self._flush_control()
 
     def _flush_control(self) -> None:
+        if not self._control_up and time.monotonic() >= self._control_hello_mono_s + HELLO_AGAIN_S:
+            self._close_control()
         if self._control is None:
             self._control = transport.Link(self._context, locate.control_url(self._place))
             self._poller.add(self._control)
             self._control.send(self._hello({}))
+            self._control_hello_mono_s = time.monotonic()
         if self._control_up:
             waiting, self._control_to_send = self._control_to_send, []
             for request in waiting:
@@ -328,13 +347,22 @@ class Client:
     def _receive_results(self) -> None:
         for peer, message, frames in self._door.receive():
             if type(message) is messages.Results:
-                _wake(self._calls.results(message, frames))
-            elif (
-                type(message) is messages.Hello
-                and message.mesh == self._place.mesh
-                and message.major == messages.PROTOCOL_MAJOR
-            ):
-                self._door.send(peer, messages.HelloOk(messages.PROTOCOL_MINOR, b"", b"", os.getpid(), {}))
+                if peer in self._let_in:
+                    _wake(self._calls.results(message, frames))
+            elif type(message) is messages.Hello:
+                self._greet(peer, message)
+
+    def _greet(self, peer: bytes, hello: messages.Hello) -> None:
+        """Lets a slot in at the reply door; one of another mesh or version goes through the router, if that lets it."""
+        if hello.mesh != self._place.mesh or hello.major != messages.PROTOCOL_MAJOR:
+            code = "version" if hello.major != messages.PROTOCOL_MAJOR else "mesh"
+            refusal = f"this client is of mesh {self._place.mesh!r} and speaks protocol {messages.PROTOCOL_MAJOR}"
+            self._door.send(peer, messages.HelloRefused(messages.PROTOCOL_MAJOR, code, refusal))
+            return
+        if len(self._let_in) >= LET_IN_MAX:
+            self._let_in.pop(next(iter(self._let_in)))
+        self._let_in[peer] = None
+        self._door.send(peer, messages.HelloOk(messages.PROTOCOL_MINOR, b"", b"", os.getpid(), {}))
 
     def _receive(self) -> None:
         calls = self._calls
@@ -358,10 +386,11 @@ class Client:
                 self._on_refused(message)  # type: ignore[arg-type]
 
     def _on_refused(self, refused: messages.HelloRefused) -> None:
-        self._refused = refused.reason
+        said, self._refused = self._refused, refused.reason
         if refused.code == "duplicate":
             raise MeshError(refused.reason)
-        logger.warning("the router refused this client: %s", refused.reason, extra={"action": "refused"})
+        if refused.reason != said:
+            logger.warning("the router refused this client: %s", refused.reason, extra={"action": "refused"})
 
     def _join(self, hello_ok: messages.HelloOk) -> None:
         if self._joined:
@@ -378,8 +407,9 @@ class Client:
             )
         with self._submit_lock:
             calls.prefix = prefix
+        if not self._processes.watch(hello_ok.pid):
+            return  # it is dead already; its successor gets a HELLO of its own
         self._joined = True
-        self._processes.watch(hello_ok.pid)
         question = calls.joined(hello_ok.boot)
         if question is not None:
             self._link.send(question)

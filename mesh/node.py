@@ -75,12 +75,16 @@ class Node:
         self._poller = transport.Poller()
         for fd in (self._wakeup.fileno(), self._processes.fileno(), template.fileno()):
             self._poller.add(fd)
+        #: {slot: last lease begun before its process was ordered}
+        self._begun_before: dict[int, int] = {}
         self._stops = 0
         self._ready = False
         self._joined = False
         self._template_gone = False
         self.refused = ""
         self._waiting_since_mono_s = time.monotonic()
+        #: Counts the links to routers, so that a late HELLO over an earlier one is told from the last.
+        self._links = 0
         self._link = self._dial()
         self._commands: Final[dict[str, Callable[[], Any]]] = {
             "ping": lambda: {"ok": "pong"},
@@ -120,6 +124,7 @@ class Node:
     def _do(self, effects: list[SupervisionEffect]) -> None:
         for effect in effects:
             if isinstance(effect, Spawn):
+                self._begun_before[effect.slot] = self._page.begun(effect.slot)
                 self._template.spawn(self._order(effect.slot))
             elif isinstance(effect, Report):
                 self._report(effect)
@@ -155,7 +160,11 @@ class Node:
                 self._ready = True
                 self._options.on_ready()
         elif said[0] == "exited":
-            self._do(self._supervision.exited(said[1], said[2], now))
+            self._do(self._supervision.exited(said[1], said[2], now, worked=self._has_worked(said[1])))
+
+    def _has_worked(self, pid: int) -> bool:
+        slot = self._supervision.slot_of(pid)
+        return slot is not None and self._page.begun(slot) > self._begun_before.get(slot, 0)
 
     # --- stopping --------------------------------------------------------------------------------
 
@@ -181,6 +190,7 @@ class Node:
     # --- the router ------------------------------------------------------------------------------
 
     def _dial(self) -> Any:
+        self._links += 1
         link = self._transport.Link(self._context, locate.control_url(self._place))
         self._poller.add(link)
         info = {
@@ -189,6 +199,7 @@ class Node:
             "queues": list(self._info["queues"]),
             "concurrency": self._page.slots,
             "template_pid": self._template.pid,
+            "link": self._links,
             "app": self._info.get("app"),
         }
         hello = messages.Hello(
@@ -238,10 +249,9 @@ class Node:
             self._answer_recalls(recalls)
 
     def _join(self, hello_ok: messages.HelloOk) -> None:
-        if self._joined:
-            return
+        if self._joined or not self._processes.watch(hello_ok.pid):
+            return  # a router that is dead already has a successor, who gets a HELLO of its own
         self._joined = True
-        self._processes.watch(hello_ok.pid)
         if self._supervision.ending:
             self._link.send(messages.Quiet(self._options.name))
 

@@ -69,6 +69,8 @@ class Slot:
         self._names: dict[str, bytes] = {}
         self._ending_by_mono_s: float | None = None
         self._joined = False
+        #: Counts the links to routers, so that a late HELLO over an earlier one is told from the last.
+        self._links = 0
         self._router = self._dial()
 
     # --- the loop --------------------------------------------------------------------------------
@@ -101,9 +103,15 @@ class Slot:
             self._rejoin()
         if not self._joined and time.monotonic() >= self._hello_mono_s + HELLO_AGAIN_S:
             self._rejoin()
-        overdue = self._work.overdue(time.monotonic())
-        if overdue and self._joined:
-            self._router.send(*outcomes_message(overdue))
+        if self._joined:
+            self._send_again()
+
+    def _send_again(self) -> None:
+        outcomes, returned = self._work.overdue(time.monotonic())
+        if outcomes:
+            self._router.send(*outcomes_message(outcomes))
+        if returned is not None:
+            self._router.send(returned)
 
     def _begin_to_end(self) -> None:
         self._poller.remove(self._options.lifeline_fd)
@@ -133,7 +141,7 @@ class Slot:
         work.ended(lease, status, runtime_us, body, frames, time.monotonic())
 
     def _return(self, leases: list[int]) -> None:
-        self._router.send(messages.Returned(leases))
+        self._router.send(self._work.returned(leases, time.monotonic()))
 
     # --- outcomes --------------------------------------------------------------------------------
 
@@ -199,6 +207,7 @@ class Slot:
     # --- the router ------------------------------------------------------------------------------
 
     def _dial(self) -> transport.Link:
+        self._links += 1
         link = transport.Link(self._context, locate.inbox_url(self._options.place))
         self._poller.add(link)
         link.send(self._hello())
@@ -212,6 +221,7 @@ class Slot:
             "index": options.slot,
             "queues": list(options.queues),
             "last_lease": self._work.last_lease,
+            "link": self._links,
         }
         return messages.Hello(
             messages.PROTOCOL_MAJOR,
@@ -249,10 +259,9 @@ class Slot:
                 self._look_for_hello_ok(prefix, direct)
 
     def _join(self, router_pid: int) -> None:
-        if self._joined:
-            return
+        if self._joined or not self._processes.watch(router_pid):
+            return  # a router that is dead already has a successor, who gets a HELLO of its own
         self._joined = True
-        self._processes.watch(router_pid)
         again = self._work.rejoin()
         if again:
             self._router.send(*outcomes_message(again))

@@ -261,7 +261,7 @@ class Calls:
 
     def asks(self) -> list[Any]:
         """All ids that are watched, for a router that has to be told (again)."""
-        return list(self._watched)
+        return list(islice(self._watched, RECONCILE_CALLS))
 
     def states(self, states: m.States) -> list[PendingCall]:
         """What the router says of watched ids: custom ids become known by their real one; what is gone has failed.
@@ -328,8 +328,10 @@ class Calls:
         outstanding = self._old_outstanding()
         if outstanding:
             said.append(m.Reconcile(outstanding.take()))
+        if self._watched:
+            said.append(m.Ask(0, True, self.asks()))
         self._old_sequence = self.last_sequence
-        self._next_look_mono_s = mono_s + RECONCILE_S if self.open else None
+        self._next_look_mono_s = mono_s + RECONCILE_S if self.open or self._watched else None
         return said
 
     def _old_outstanding(self) -> SequenceSet:
@@ -356,7 +358,7 @@ class Calls:
 
     def next_deadline_mono_s(self, mono_s: float) -> float | None:
         """When `look` has something to do."""
-        if self._next_look_mono_s is None and (self.open or self._received):
+        if self._next_look_mono_s is None and (self.open or self._received or self._watched):
             self._next_look_mono_s = mono_s + RECONCILE_S
         return self._next_look_mono_s
 

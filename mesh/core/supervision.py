@@ -61,18 +61,21 @@ class Supervision:
         self._ordered.discard(index)
         self.living[index] = (pid, mono_s)
 
-    def exited(self, pid: int, status: int, mono_s: float) -> list[SupervisionEffect]:
-        """A slot's process ended with this wait status."""
-        found = next(((index, spawned) for index, (known, spawned) in self.living.items() if known == pid), None)
-        if found is None:
+    def exited(self, pid: int, status: int, mono_s: float, *, worked: bool = False) -> list[SupervisionEffect]:
+        """A slot's process ended with this wait status. One that has `worked` could start, however young it died."""
+        index = self.slot_of(pid)
+        if index is None:
             return []
-        index, spawned_mono_s = found
-        del self.living[index]
-        young = mono_s - spawned_mono_s < YOUNG_S
+        _, spawned_mono_s = self.living.pop(index)
+        young = mono_s - spawned_mono_s < YOUNG_S and not worked
         self._backoff_s = min(max(2 * self._backoff_s, BACKOFF_S), BACKOFF_MAX_S) if young else 0.0
         if not self.ending:
             self._due[index] = mono_s + self._backoff_s
         return [Report(index, pid, cause_of(status), not self.ending), *self.tick(mono_s)]
+
+    def slot_of(self, pid: int) -> int | None:
+        """The slot whose living process this is."""
+        return next((index for index, (known, _) in self.living.items() if known == pid), None)
 
     def template_lost(self, mono_s: float) -> list[SupervisionEffect]:
         """The template is gone, and all slots with it."""

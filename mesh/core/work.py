@@ -6,7 +6,7 @@ from collections import deque
 from typing import Any, Final, NamedTuple
 
 from mesh.ids import PREFIX_BYTES
-from mesh.messages import Buffer, Flag, Outcomes, Results, Tasks
+from mesh.messages import Buffer, Flag, Outcomes, Results, Returned, Tasks
 
 #: A task whose name has run this fast lately does not make the outcomes before it wait.
 TINY_US: Final = 200
@@ -16,8 +16,10 @@ HOLD_S: Final = 0.001
 DECAY: Final = 0.9
 #: Unsent outcome bodies a slot holds before it sends them, however tiny the tasks.
 HOLD_BYTES: Final = 256 << 10
-#: Outcomes without a receipt are sent again after this time.
+#: Outcomes and returns without a receipt are sent again after this time.
 RESEND_S: Final = 1.0
+#: Leases that never came are returned up to this many before one that did: above what a slot is ever granted.
+GAP_MAX: Final = 1024
 
 
 class Lease(NamedTuple):
@@ -54,13 +56,19 @@ class Work:
         self._oldest_unsent_mono_s = 0.0
         #: Outcomes sent and not receipted, ascending.
         self.unreceipted: deque[Ended] = deque()
+        #: Leases given back and not receipted.
+        self._returned: list[int] = []
+        #: When what has no receipt is sent again.
         self._resend_mono_s: float | None = None
         #: {name: how long it took lately, µs}
         self._recent_us: dict[str, float] = {}
 
     def take(self, tasks: Tasks, frames: tuple[Buffer, ...]) -> None:
-        """New leases. What was seen already (a repeated message) is left out."""
+        """New leases. What was seen already (a repeated message) is left out; what was lost on the way goes back."""
         number, at = tasks.first_lease, 0
+        if number > self.last_lease + 1:
+            self._returned += range(max(self.last_lease + 1, number - GAP_MAX), number)
+            self._resend_mono_s = 0.0
         for record in tasks.tasks:
             n_frames = record[5]
             own = frames[at : at + n_frames] if n_frames else ()
@@ -77,8 +85,17 @@ class Work:
         unreceipted = self.unreceipted
         while unreceipted and unreceipted[0].record[0] <= upto:
             unreceipted.popleft()
-        if not unreceipted:
+        if self._returned:
+            self._returned = [lease for lease in self._returned if lease > upto]
+        if not unreceipted and not self._returned:
             self._resend_mono_s = None
+
+    def returned(self, leases: list[int], mono_s: float) -> Returned:
+        """These are not begun and never will be. What is to be said of it."""
+        self._returned += leases
+        if self._resend_mono_s is None:
+            self._resend_mono_s = mono_s + RESEND_S
+        return Returned(leases)
 
     def ended(
         self, lease: Lease, status: int, runtime_us: int, body: bytes, frames: tuple[Buffer, ...], mono_s: float
@@ -141,12 +158,12 @@ class Work:
             self._resend_mono_s = mono_s + RESEND_S
         return unsent, by_caller
 
-    def overdue(self, mono_s: float) -> list[Ended]:
+    def overdue(self, mono_s: float) -> tuple[list[Ended], Returned | None]:
         """What has no receipt after a while and is to be sent once more."""
         if self._resend_mono_s is None or mono_s < self._resend_mono_s:
-            return []
+            return [], None
         self._resend_mono_s = mono_s + RESEND_S
-        return list(self.unreceipted)
+        return list(self.unreceipted), Returned(list(self._returned)) if self._returned else None
 
     def next_deadline_mono_s(self) -> float | None:
         """When `overdue` has something, or what is held back for the owner must go."""
@@ -159,6 +176,9 @@ class Work:
         more.
         """
         self.waiting.clear()
+        self._returned.clear()
+        if not self.unreceipted:
+            self._resend_mono_s = None
         return list(self.unreceipted)
 
     def check(self) -> None:
@@ -168,7 +188,7 @@ class Work:
         assert not numbers or numbers[-1] <= self.last_lease
         sent = [ended.record[0] for ended in (*self.unreceipted, *self._unsent)]
         assert sent == sorted(set(sent))
-        assert (self._resend_mono_s is None) == (not self.unreceipted)
+        assert (self._resend_mono_s is None) == (not self.unreceipted and not self._returned)
         assert 0 <= self._told <= len(self._unsent)
 
 

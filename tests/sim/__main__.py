@@ -46,7 +46,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
     parser.add_argument("--seeds", default="0-99", help="first-last, both included")
     parser.add_argument("--events", type=int, default=300)
-    parser.add_argument("--shrink", action="store_true", help="look for the fewest events that make a failing seed fail")
+    parser.add_argument(
+        "--shrink", action="store_true", help="look for the fewest events that make a failing seed fail"
+    )
     parser.add_argument("--quiet", action="store_true", help="one line a failing seed")
     options = parser.parse_args()
     first, _, last = options.seeds.partition("-")

@@ -50,7 +50,9 @@ class Run:
         self.finished_s: float | None = None
 
     def __repr__(self) -> str:
-        return f"<{self.consumer} lease {self.lease} {self.began_s:.4f}-{self.finished_s and round(self.finished_s, 4)}>"
+        return (
+            f"<{self.consumer} lease {self.lease} {self.began_s:.4f}-{self.finished_s and round(self.finished_s, 4)}>"
+        )
 
 
 class Fault(NamedTuple):

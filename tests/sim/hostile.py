@@ -13,7 +13,22 @@ from tests.sim.wire import Door, Link, Parcel
 from tests.sim.workload import Event
 from tests.sim.world import World
 
-_NUMBERS = (0, 1, 2, 3, 7, 255, 1 << 31, (1 << 40) - 1, 1 << 40, (1 << 62) - 1, (1 << 63) - 1, (1 << 64) - 1, -1, -(1 << 63))
+_NUMBERS = (
+    0,
+    1,
+    2,
+    3,
+    7,
+    255,
+    1 << 31,
+    (1 << 40) - 1,
+    1 << 40,
+    (1 << 62) - 1,
+    (1 << 63) - 1,
+    (1 << 64) - 1,
+    -1,
+    -(1 << 63),
+)
 _TEXTS = ("", "default", "mail", "n0@A", "own-3", MESH, "x" * 300, "\x00")
 
 
@@ -73,9 +88,20 @@ _USUAL: dict[tuple[str, str], Any] = {
     ("Hello", "incarnation"): lambda rng, world: rng.choice(_NUMBERS),
     ("Hello", "info"): _info,
     ("Publish", "calls"): lambda rng, world: [
-        [rng.choice(_NUMBERS), "short", "default", rng.randrange(10), rng.choice((*_NUMBERS, 0, 1, 4)), b"10,0", 0, {"eta": _any(rng, world)}]
+        [
+            rng.choice(_NUMBERS),
+            "short",
+            "default",
+            rng.randrange(10),
+            rng.choice((*_NUMBERS, 0, 1, 4)),
+            b"10,0",
+            0,
+            {"eta": _any(rng, world)},
+        ]
     ],
-    ("Outcomes", "outcomes"): lambda rng, world: [[rng.randrange(60), _task_id(rng, world), rng.randrange(3), 5, b"", 0, rng.random() < 0.5]],
+    ("Outcomes", "outcomes"): lambda rng, world: [
+        [rng.randrange(60), _task_id(rng, world), rng.randrange(3), 5, b"", 0, rng.random() < 0.5]
+    ],
     ("Results", "results"): lambda rng, world: [[_task_id(rng, world), rng.randrange(3), b"", 0]],
     ("Tasks", "tasks"): lambda rng, world: [[_task_id(rng, world), "short", 0, 0, b"10,0", 0, None]],
     ("Returned", "leases"): lambda rng, world: [rng.choice((*_NUMBERS, *range(40)))],

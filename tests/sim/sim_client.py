@@ -10,7 +10,7 @@ from mesh.client import HELLO_AGAIN_S
 from mesh.core.calls import Calls
 from mesh.interfaces import PendingCall
 from mesh.messages import Role
-from tests.sim.process import Process
+from tests.sim.process import NEVER, Process
 from tests.sim.sim_router import MESH, control_address, inbox_address, reply_address
 from tests.sim.wire import Door, Link
 
@@ -45,6 +45,7 @@ class SimClient(Process):
         self._control_to_send: list[m.Request] = []
         self._control: Link | None = None
         self._control_up = False
+        self._control_hello_s = 0.0
         self.joined = False
         self._door = Door(self.wire, self, reply_address(host, self.incarnation))
         self._link = self._dial()
@@ -101,7 +102,9 @@ class SimClient(Process):
     def next_deadline(self) -> float | None:
         if not self.joined:
             return self._hello_s + HELLO_AGAIN_S
-        return self.calls.next_deadline_mono_s(self.timeline.mono_s)
+        due = self.calls.next_deadline_mono_s(self.timeline.mono_s)
+        soonest = min(self._control_again_s(), NEVER if due is None else due)
+        return None if soonest == NEVER else soonest
 
     def has_input(self) -> bool:
         return self._link.has_input or self._door.has_input or (self._control is not None and self._control.has_input)
@@ -126,13 +129,26 @@ class SimClient(Process):
             self._flush_control()
 
     def _flush_control(self) -> None:
+        if self._control is not None and self.timeline.mono_s >= self._control_again_s():
+            self._close_control()
         if self._control is None:
             self._control = Link(self.wire, self, control_address(self.host))
             self._control.send(self._hello({}))
+            self._control_hello_s = self.timeline.mono_s
         if self._control_up:
             waiting, self._control_to_send = self._control_to_send, []
             for request in waiting:
                 self._control.send(request)
+
+    def _close_control(self) -> None:
+        if self._control is not None:
+            self._control.close()
+            self._control, self._control_up = None, False
+
+    def _control_again_s(self) -> float:
+        if self._control is None or self._control_up or not self._control_to_send:
+            return NEVER
+        return self._control_hello_s + HELLO_AGAIN_S
 
     # --- what comes in ---------------------------------------------------------------------------
 
@@ -192,17 +208,16 @@ class SimClient(Process):
     def _rejoin(self) -> None:
         self.joined = False
         self._link.close()
-        if self._control is not None:
-            self._control.close()
-            self._control, self._control_up = None, False
+        self._close_control()
         self._link = self._dial()
 
     def _join(self, hello_ok: m.HelloOk) -> None:
         if self.joined:
             return
         self.calls.prefix = ids.prefix(hello_ok.owner_tag, self.incarnation)
+        if not self.watch(hello_ok.pid):
+            return
         self.joined = True
-        self.watch(hello_ok.pid)
         question = self.calls.joined(hello_ok.boot)
         if question is not None:
             self._link.send(question)

@@ -32,11 +32,13 @@ class SimNode(Process):
         self.slots: dict[int, SimSlot] = {}
         self.supervision = Supervision(slots)
         self.joined = False
+        self._begun_before: dict[int, int] = {}
         self._stops = 0
         self._acted_on_stops = 0
         self._template_said: list[tuple[str, int, int]] = []
         self._template_gone = False
         self._refused = False
+        self._links = 0
         self.link = self._dial()
         self.wake()
 
@@ -75,6 +77,7 @@ class SimNode(Process):
     def _do(self, effects: list[SupervisionEffect]) -> None:
         for effect in effects:
             if isinstance(effect, Spawn):
+                self._begun_before[effect.slot] = self.page.records[effect.slot].begun
                 self.timeline.after(self.world.rng.uniform(0.001, 0.004), lambda index=effect.slot: self._spawn(index))  # type: ignore[misc]
                 continue
             record = self.page.records[effect.slot]
@@ -105,7 +108,9 @@ class SimNode(Process):
             if kind == "spawned":
                 self.supervision.spawned(first, second, self.timeline.mono_s)
             elif kind == "exited":
-                self._do(self.supervision.exited(first, second, self.timeline.mono_s))
+                slot = self.supervision.slot_of(first)
+                worked = slot is not None and self.page.records[slot].begun > self._begun_before[slot]
+                self._do(self.supervision.exited(first, second, self.timeline.mono_s, worked=worked))
             else:
                 self._do(self.supervision.template_lost(self.timeline.mono_s))
                 self._template_gone = True
@@ -129,7 +134,9 @@ class SimNode(Process):
         if self._stops and not self.supervision.ending:
             self.supervision.end()
             self.link.send(m.Quiet(self.name))
-            self._answer_recalls([m.Recall(index, ALL_LEASES) for index in range(len(self.page.records))], self._close_lifeline)
+            self._answer_recalls(
+                [m.Recall(index, ALL_LEASES) for index in range(len(self.page.records))], self._close_lifeline
+            )
             return
         if self._stops > 1:
             for pid in [pid for pid, _ in self.supervision.living.values()]:
@@ -145,6 +152,7 @@ class SimNode(Process):
     # --- the router ------------------------------------------------------------------------------
 
     def _dial(self) -> Link:
+        self._links += 1
         link = Link(self.wire, self, control_address(self.host))
         info: dict[str, Any] = {
             "name": self.name,
@@ -152,6 +160,7 @@ class SimNode(Process):
             "queues": list(self.queues),
             "concurrency": len(self.page.records),
             "template_pid": 0,
+            "link": self._links,
         }
         link.send(m.Hello(m.PROTOCOL_MAJOR, m.PROTOCOL_MINOR, Role.NODE, MESH, self.pid, self.pid, info))
         self._hello_s = self.timeline.mono_s
@@ -180,15 +189,16 @@ class SimNode(Process):
             self._answer_recalls(recalls, self.wake)
 
     def _join(self, hello_ok: m.HelloOk) -> None:
-        if self.joined:
+        if self.joined or not self.watch(hello_ok.pid):
             return
         self.joined = True
-        self.watch(hello_ok.pid)
         if self.supervision.ending:
             self.link.send(m.Quiet(self.name))
 
     def _answer_recalls(self, recalls: list[m.Recall], then: Any) -> None:
-        recalls = [recall for recall in recalls if 0 <= recall.slot < len(self.page.records) and 0 <= recall.upto <= ALL_LEASES]
+        recalls = [
+            recall for recall in recalls if 0 <= recall.slot < len(self.page.records) and 0 <= recall.upto <= ALL_LEASES
+        ]
         for recall in recalls:
             self.page.withdraw(recall.slot, recall.upto)
 

@@ -82,7 +82,9 @@ class SimPeer:
                 continue
             job = Job.of(record[4])
             now = self._router.timeline.mono_s
-            run = self._router.world.history.began(record[0], Run(0, f"peer of {self._router.host}", lease, now, peer=True))
+            run = self._router.world.history.began(
+                record[0], Run(0, f"peer of {self._router.host}", lease, now, peer=True)
+            )
             run.finished_s = now + job.run_us / 1e6
             outcome = [lease, record[0], int(Status.SUCCESS), job.run_us, result_body(record[0]), len(own), False]
             self._later(delay_s + job.run_us / 1e6, m.Outcomes([outcome]), own)

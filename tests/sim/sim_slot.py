@@ -47,6 +47,7 @@ class SimSlot(Process):
         self._ending_by_s: float | None = None
         self._running: tuple[Lease, Run] | None = None
         self.joined = False
+        self._links = 0
         self._router = self._dial()
         self.wake()
 
@@ -96,9 +97,15 @@ class SimSlot(Process):
             self._rejoin()
         if not self.joined and self.timeline.mono_s >= self._hello_s + HELLO_AGAIN_S:
             self._rejoin()
-        overdue = self.work.overdue(self.timeline.mono_s)
-        if overdue and self.joined:
-            self._router.send(*outcomes_message(overdue))
+        if self.joined:
+            self._send_again()
+
+    def _send_again(self) -> None:
+        outcomes, returned = self.work.overdue(self.timeline.mono_s)
+        if outcomes:
+            self._router.send(*outcomes_message(outcomes))
+        if returned is not None:
+            self._router.send(returned)
 
     def end_soon(self) -> None:
         """The lifeline closes."""
@@ -147,7 +154,7 @@ class SimSlot(Process):
         self.turn()
 
     def _return(self, leases: list[int]) -> None:
-        self._router.send(m.Returned(leases))
+        self._router.send(self.work.returned(leases, self.timeline.mono_s))
 
     # --- outcomes --------------------------------------------------------------------------------
 
@@ -198,6 +205,7 @@ class SimSlot(Process):
     # --- the router ------------------------------------------------------------------------------
 
     def _dial(self) -> Link:
+        self._links += 1
         link = Link(self.wire, self, inbox_address(self.host))
         link.send(self._hello())
         self._hello_s = self.timeline.mono_s
@@ -209,6 +217,7 @@ class SimSlot(Process):
             "index": self.index,
             "queues": list(self.node.queues),
             "last_lease": self.work.last_lease,
+            "link": self._links,
         }
         return m.Hello(m.PROTOCOL_MAJOR, m.PROTOCOL_MINOR, Role.SLOT, MESH, self.incarnation, self.pid, info)
 
@@ -233,10 +242,9 @@ class SimSlot(Process):
                 self._look_for_hello_ok(direct)
 
     def _join(self, router_pid: int) -> None:
-        if self.joined:
+        if self.joined or not self.watch(router_pid):
             return
         self.joined = True
-        self.watch(router_pid)
         again = self.work.rejoin()
         if again:
             self._router.send(*outcomes_message(again))

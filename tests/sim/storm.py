@@ -88,9 +88,10 @@ def run(script: Script, events: Sequence[Event] | None = None) -> History:
     end_s = begin_s + (chosen[-1].at_s if chosen else 0.0)
     _pass_time(world, end_s)
     _heal(world)
-    _drain(world)
     invariants.check_machines(world)
     if not script.climate.hostile:
+        _drain(world)
+        invariants.check_tables(world)
         invariants.check_delivery(world, script)
         _check_canaries(world)
     world.history.counts["events"] += len(chosen)
@@ -131,7 +132,9 @@ def _check_canaries(world: World) -> None:
     """After all that every client can still call and ask."""
     clients = world.living_clients()
     before = {client.name: len(client.replies) for client in clients}
-    specs = {queue: workload.Spec("canary", queue, 0, 0, workload.Job(100, 0), 0, None, None, None) for queue in ("default",)}
+    specs = {
+        queue: workload.Spec("canary", queue, 0, 0, workload.Job(100, 0), 0, None, None, None) for queue in ("default",)
+    }
     for number, client in enumerate(clients):
         for spec in specs.values():
             workload.call(world, number, (spec,) * 5)

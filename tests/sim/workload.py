@@ -86,7 +86,9 @@ def call(world: World, client_number: int, specs: tuple[Spec, ...]) -> None:
         if spec.custom is not None:
             options["id"] = f"own-{spec.custom}"
         frames = [b"f" * 10] * spec.n_frames
-        pending = client.submit(spec.name, spec.queue, spec.priority, spec.flags, spec.job.body(), frames, options or None)
+        pending = client.submit(
+            spec.name, spec.queue, spec.priority, spec.flags, spec.job.body(), frames, options or None
+        )
         if pending is None:
             world.history.counts["calls blocked"] += 1
             return
@@ -106,7 +108,11 @@ def watch(world: World, client_number: int, task_number: int, custom: int | None
     if custom is not None:
         client.watch_task(f"own-{custom}")
         return
-    ids = [one for one, call in world.history.published.items() if call.host == client.host and call.client_pid != client.pid]
+    ids = [
+        one
+        for one, call in world.history.published.items()
+        if call.host == client.host and call.client_pid != client.pid
+    ]
     if ids:
         client.watch_task(ids[task_number % len(ids)])
 
@@ -129,7 +135,12 @@ def draw(rng: random.Random, at_s: float, *, plain: bool, crashing: bool) -> Eve
         return Event(at_s, "call", (number, draw_calls(rng, plain=plain, crashing=crashing)))
     if kind == "watch":
         return Event(at_s, kind, (number, rng.randrange(1 << 16), rng.randrange(40) if rng.random() < 0.2 else None))
-    arguments = (number, rng.choice(("ping", "active", "status", "nonsense")), rng.choice((None, None, 0, 1, 2)), rng.choice((0.5, 2.0)))
+    arguments = (
+        number,
+        rng.choice(("ping", "active", "status", "nonsense")),
+        rng.choice((None, None, 0, 1, 2)),
+        rng.choice((0.5, 2.0)),
+    )
     return Event(at_s, kind, arguments)
 
 

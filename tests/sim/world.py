@@ -62,7 +62,9 @@ class Plan(NamedTuple):
             results_max_bytes=rng.choice((64 << 20, 64 << 20, 64 << 20, 20_000)),
             budgets=Budgets(crash=3, lost=20),
         )
-        return cls(tuple(nodes), rng.choice((1, 2)), limits, rng.choice((10_000, 50)), rng.random() < 0.5, rng.random() < 0.3)
+        return cls(
+            tuple(nodes), rng.choice((1, 2)), limits, rng.choice((10_000, 50)), rng.random() < 0.5, rng.random() < 0.3
+        )
 
 
 class World:
@@ -102,7 +104,9 @@ class World:
             return
         router = self.routers[host] = SimRouter(self, host, self.plan.limits)
         if self.plan.with_peers:
-            self.peers[host] = SimPeer(router, random.Random(f"{router.pid} {self.rng.random()}"), ("default", "mail"), 2)
+            self.peers[host] = SimPeer(
+                router, random.Random(f"{router.pid} {self.rng.random()}"), ("default", "mail"), 2
+            )
 
     def start_node(self, plan: NodePlan) -> None:
         """A node, unless it runs."""
@@ -164,7 +168,9 @@ class World:
             self.timeline.after(self.rng.uniform(0.0, 0.0008), lambda one=watcher: one.hear_of_death(process.pid))  # type: ignore[misc]
         if isinstance(process, SimSlot) and process.node.alive:
             node = process.node
-            self.timeline.after(self.rng.uniform(0.0001, 0.002), lambda: node.slot_exited(process, cause) if node.alive else None)
+            self.timeline.after(
+                self.rng.uniform(0.0001, 0.002), lambda: node.slot_exited(process, cause) if node.alive else None
+            )
 
     def begun_of(self, path: str, index: int, pid: int) -> int:
         """As slot_page.begun_of."""
