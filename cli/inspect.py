@@ -60,7 +60,7 @@ def command(state: State, *, question: str, destination: tuple[str, ...] | None,
     with asking.control(state, timeout) as control:
         inspect = control.inspect(list(destination) if destination else None, timeout)
         values = getattr(inspect, question)() or {}
-    click.echo(text.as_json(values) if json_out else "\n".join(_lines(values, state.quiet)))
+    click.echo(text.as_json(values) if json_out else "\n".join(lines(values, state.quiet)))
     _name_the_missing(inspect)
     if values:
         return exit_codes.OK
@@ -69,12 +69,12 @@ def command(state: State, *, question: str, destination: tuple[str, ...] | None,
     raise Failed('the mesh has no nodes. Start one with "mesh -A APP worker".', exit_codes.UNAVAILABLE)
 
 
-def _lines(values: dict[str, Any], quiet: bool) -> list[str]:
-    lines = []
+def lines(values: dict[str, Any], quiet: bool) -> list[str]:
+    """The answers for people, as Celery lays them out. Quiet: without the count of nodes."""
+    parts = []
     for node, value in values.items():
-        lines.append(text.node_line(node, "OK", good=True))
-        lines.append(text.body(value))
-    return lines if quiet else [*lines, text.online(len(values))]
+        parts += [text.node_line(node, "OK", good=True), text.body(value)]
+    return parts if quiet else [*parts, text.online(len(values))]
 
 
 def _name_the_missing(inspect: Inspect) -> None:

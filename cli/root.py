@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 #: {command: what it does}. The module of the same name holds it as `command`.
 COMMANDS: Final = {
     "call": "Call a task by its name.",
+    "demo": "Show mesh at work, on a mesh of its own that is gone afterwards.",
     "inspect": "Ask the nodes what they do.",
     "router": "Run this host's router in the foreground.",
     "status": "Show the router, the nodes and the queues.",
