@@ -1,0 +1,5 @@
+"""The project whose tasks the tests call. Nodes, subprocesses and the tests import it under one name, and so agree on task names."""
+
+from mesh import Mesh
+
+app = Mesh("proj", include=["tests.mesh.proj.tasks"])

@@ -1,0 +1,131 @@
+"""What the tests have run. Where a task has to last, a file ends it: then the test says when, and no clock does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from tests.mesh.proj import app
+
+#: Between two looks at a file; no test depends on it.
+LOOK_S = 0.002
+
+
+class Refused(Exception):
+    """The project's own, with fields."""
+
+    def __init__(self, order: int, reason: str) -> None:
+        super().__init__(order, reason)
+        self.order, self.reason = order, reason
+
+
+@app.task
+def echo(value: Any) -> Any:
+    return value
+
+
+@app.task
+def add(x: int, y: int) -> int:
+    return x + y
+
+
+@app.task(bind=True)
+def whoami(self: Any) -> dict[str, Any]:
+    """Where and as which attempt this runs."""
+    request = self.request
+    return {
+        "id": request.id,
+        "pid": os.getpid(),
+        "node": request.hostname,
+        "attempt": request.attempt,
+        "redelivered": request.delivery_info["redelivered"],
+        "headers": request.headers,
+    }
+
+
+@app.task
+def note(path: str, word: str) -> str:
+    """Appends a line to a file, so that its lines tell the order of runs."""
+    with open(path, "a") as file:
+        file.write(f"{word}\n")
+    return word
+
+
+@app.task
+def touch(path: str) -> int:
+    Path(path).touch()
+    return os.getpid()
+
+
+@app.task(bind=True)
+def hold(self: Any, begun: str, until: str) -> dict[str, Any]:
+    """Says that it runs by a file named after its process, and runs until another file is there."""
+    Path(f"{begun}.{os.getpid()}").touch()
+    while not os.path.exists(until):
+        time.sleep(LOOK_S)
+    return {"pid": os.getpid(), "node": self.request.hostname, "attempt": self.request.attempt}
+
+
+@app.task
+def work(value: int, us: int) -> int:
+    """Keeps the CPU busy for so long, then returns the value."""
+    until_ns = time.perf_counter_ns() + us * 1000
+    while time.perf_counter_ns() < until_ns:
+        pass
+    return value
+
+
+@app.task
+def leave(code: int) -> None:
+    """Ends its process each time."""
+    os._exit(code)
+
+
+@app.task
+def kill_itself() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task(bind=True)
+def leave_once(self: Any, code: int) -> int:
+    """Ends its process at the first attempt."""
+    if self.request.attempt == 0:
+        os._exit(code)
+    return int(self.request.attempt)
+
+
+@app.task(bind=True, acks_late=False)
+def leave_early(self: Any) -> None:
+    """Ends its process, and may run at most once."""
+    os._exit(5)
+
+
+@app.task
+def divide(x: int, y: int) -> float:
+    return x / y
+
+
+@app.task
+def refuse(order: int) -> None:
+    raise Refused(order, "out of stock")
+
+
+@app.task
+def unserialisable() -> Any:
+    return object()
+
+
+@app.task
+def twice(array: Any) -> Any:
+    return numpy.multiply(array, 2)
+
+
+@app.task
+def call_another(x: int) -> str:
+    """A task that sends a call, and returns its id."""
+    return add.delay(x, 1).id
