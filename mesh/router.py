@@ -31,6 +31,8 @@ LAST_LOOK_S: Final = 0.05
 MALFORMED_LOGGED: Final = 3
 #: Peers remembered for that.
 MALFORMED_PEERS: Final = 1000
+#: Reasons to refuse somebody that are logged; further ones are not.
+REFUSALS_LOGGED: Final = 100
 
 
 class Router:
@@ -42,6 +44,7 @@ class Router:
         self._stopping = False
         self._context = transport.context()
         self._malformed_from: dict[bytes, int] = {}
+        self._refusals_logged: set[str] = set()
         self._place = place
         self._bind()
         self._wakeup = transport.Wakeup()
@@ -143,11 +146,15 @@ class Router:
 
     def _send(self, effect: Send) -> None:
         message = effect.message
+        if type(message) is messages.HelloRefused:
+            self._log_refusal(message)
         if not self._inbox.send(effect.peer, message, effect.frames) and isinstance(message, messages.Tasks):
             logger.warning("a slot takes no tasks now, they are requeued", extra={"action": "slot_unreachable"})
             self._do(self._owner.undelivered(effect.peer, message, clock.now()))
 
     def _send_control(self, effect: SendControl) -> None:
+        if type(effect.message) is messages.HelloRefused:
+            self._log_refusal(effect.message)
         if not self._control.send(effect.peer, effect.message):
             self._do(self._owner.unreachable(effect.peer, clock.now()))
 
@@ -165,6 +172,12 @@ class Router:
         slot = self._owner.slot_of_pid(pid)
         begun = slot_page.begun_of(*slot, pid) if slot is not None else 0
         self._do(self._owner.process_ended(pid, begun, clock.now()))
+
+    def _log_refusal(self, refused: messages.HelloRefused) -> None:
+        """Once for each reason: who is refused asks again many times."""
+        if len(self._refusals_logged) < REFUSALS_LOGGED and refused.reason not in self._refusals_logged:
+            self._refusals_logged.add(refused.reason)
+            logger.warning("refused: %s", refused.reason, extra={"action": "refused", "code": refused.code})
 
     def _on_malformed(self, peer: bytes, error: MalformedMessage) -> None:
         count = self._malformed_from.get(peer, 0) + 1

@@ -141,10 +141,13 @@ def begun_of(path: str, slot: int, pid: int) -> int:
     where it does not say.
     """
     try:
-        with open(path, "rb") as file:
-            file.seek(slot * RECORD_BYTES)
-            record = file.read(RECORD_BYTES)
-    except OSError:
+        # Whatever the path names: a pipe without a writer must not hold up the reader.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            record = os.pread(fd, RECORD_BYTES, slot * RECORD_BYTES)
+        finally:
+            os.close(fd)
+    except (OSError, ValueError, OverflowError):
         return 0
     if len(record) < RECORD_BYTES or _WORD.unpack_from(record, _PID)[0] != pid:
         return 0

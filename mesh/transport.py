@@ -31,6 +31,8 @@ MAX_FRAME_BYTES: Final = 1 << 30
 HIGH_WATER_MARK: Final = 20_000
 #: Messages taken from one socket before the others get their turn.
 DRAIN: Final = 256
+#: Longest single wait: who waits for a moment beyond it looks again, as libzmq counts in milliseconds of 32 bits.
+WAIT_MAX_S: Final = 1e6
 #: Frames above this size are handed to libzmq by reference.
 ZERO_COPY_BYTES: Final = 1 << 16
 
@@ -103,11 +105,11 @@ class _Socket:
         if self._on_malformed is not None:
             self._on_malformed(peer, error)
 
-    def _send_rest(self, message: Message, frames: tuple[Buffer, ...]) -> None:
+    def _send_rest(self, header: bytes, frames: tuple[Buffer, ...]) -> None:
         if not frames:
-            self.socket.send(codec.encode(message), zmq.NOBLOCK)
+            self.socket.send(header, zmq.NOBLOCK)
             return
-        self.socket.send(codec.encode(message), zmq.NOBLOCK | zmq.SNDMORE)
+        self.socket.send(header, zmq.NOBLOCK | zmq.SNDMORE)
         last = len(frames) - 1
         for at, frame in enumerate(frames):
             by_reference = len(frame) >= ZERO_COPY_BYTES
@@ -140,7 +142,7 @@ class Link(_Socket):
         link.
         """
         try:
-            self._send_rest(message, frames)
+            self._send_rest(codec.encode(message), frames)
         except zmq.Again:
             return False
         return True
@@ -180,9 +182,11 @@ class Door(_Socket):
 
     def send(self, peer: bytes, message: Message, frames: tuple[Buffer, ...] = ()) -> bool:
         """Hands a message over; False where the peer is unknown or its pipe is full."""
+        # Before the first part is handed over: a message that can't be encoded must not leave half of one behind.
+        header = codec.encode(message)
         try:
             self.socket.send(peer, zmq.NOBLOCK | zmq.SNDMORE)
-            self._send_rest(message, frames)
+            self._send_rest(header, frames)
         except zmq.Again:
             return False
         except zmq.ZMQError as error:
@@ -218,7 +222,7 @@ class Poller:
         if timeout_s is None:
             return dict(self._poller.poll())
         # Rounded up: a deadline that is a fraction of a millisecond off must not become a busy loop.
-        return dict(self._poller.poll(0 if timeout_s <= 0 else int(timeout_s * 1000) + 1))
+        return dict(self._poller.poll(0 if timeout_s <= 0 else int(min(timeout_s, WAIT_MAX_S) * 1000) + 1))
 
 
 class Wakeup:

@@ -4,7 +4,6 @@ stands.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Protocol
 
 from mesh.core.callers import Caller
@@ -12,6 +11,7 @@ from mesh.core.dispatch import Dispatch
 from mesh.core.identity import Identity
 from mesh.core.membership import Membership
 from mesh.core.outcomes import OutcomeStore
+from mesh.core.sequences import SequenceSet
 from mesh.ids import PREFIX_BYTES, sequence_of, stamp
 from mesh.messages import Ranges, Reply
 from mesh.states import PENDING, STARTED, STATE_OF_STATUS, Phase, Status
@@ -37,14 +37,15 @@ class Holdings(Protocol):
 SHOWN_BODY_BYTES = 4096
 
 
-def ids_in(caller: Caller, ranges: Ranges, limit: int) -> Iterator[bytes]:
-    """The ids of a caller's sequences, at most `limit` of them."""
-    for first, last in ranges:
-        for sequence in range(first, min(last, first + limit - 1) + 1):
-            yield stamp(caller.prefix, sequence)
-        limit -= last - first + 1
-        if limit <= 0:
-            return
+def outcomes_in(outcomes: OutcomeStore, caller: Caller, ranges: Ranges) -> list[bytes]:
+    """The ids in a caller's sequences that may have an outcome.
+
+    However wide the ranges are, it costs no more than there are outcomes.
+    """
+    if sum(last - first + 1 for first, last in ranges) <= len(outcomes):
+        return [stamp(caller.prefix, sequence) for first, last in ranges for sequence in range(first, last + 1)]
+    wanted = SequenceSet(ranges)
+    return [one for one in outcomes if one[:PREFIX_BYTES] == caller.prefix and sequence_of(one) in wanted]
 
 
 def link_of(info: dict[str, Any]) -> int:

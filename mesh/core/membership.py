@@ -78,9 +78,9 @@ class Membership:
         name = self._name_of.get(peer)
         return self.nodes[name] if name is not None else None
 
-    def by_pid(self, pid: int) -> Node | None:
-        """The node with this supervisor."""
-        return next((node for node in self.nodes.values() if node.pid == pid), None)
+    def all_by_pid(self, pid: int) -> list[Node]:
+        """The nodes with this supervisor: one, unless a process says that it is several."""
+        return [node for node in self.nodes.values() if node.pid == pid]
 
     def request(self, asker: bytes, request: Request, mono_s: float) -> list[SendControl]:
         """Sends a request on to the nodes it is meant for; answers at once where there are none."""

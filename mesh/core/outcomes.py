@@ -4,6 +4,7 @@ D8).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from mesh.messages import Buffer
@@ -102,6 +103,10 @@ class OutcomeStore:
 
     def __contains__(self, task_id: bytes) -> bool:
         return task_id in self._unreceived or task_id in self._received
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._unreceived
+        yield from self._received
 
     def __len__(self) -> int:
         return len(self._unreceived) + len(self._received)

@@ -33,8 +33,10 @@ RECEIPT_DELAY_S: Final = 0.02
 CAUSE_S: Final = 2.0
 #: Client incarnations remembered after they went; beyond it those longest gone are forgotten.
 MAX_CALLERS: Final = 100_000
-#: Sequences looked at for one Reconcile or Received.
-MAX_SEQUENCES: Final = 1 << 20
+#: Slots of one node.
+MAX_SLOTS: Final = 1 << 16
+#: Leases that a slot may say it has seen: numbering goes on from there, and must fit the wire and the slot page.
+MAX_LEASE: Final = 1 << 61
 #: Ids watched for at once by processes that did not make the call.
 MAX_WATCHED: Final = 1_000_000
 
@@ -152,8 +154,7 @@ class Owner:
     def process_ended(self, pid: int, begun: int, now: Now) -> list[Effect]:
         """A watched process is gone; of a slot, `begun` is the last lease its page says it began."""
         self._now = now
-        node = self.membership.by_pid(pid)
-        if node is not None:
+        for node in self.membership.all_by_pid(pid):
             self._node_gone(node, "its process died")
         for caller in [one for one in self._caller_of.values() if one.pid == pid]:
             self._disconnect(caller)
@@ -273,6 +274,8 @@ class Owner:
         node, index, queues, last = info.get("node"), info.get("index"), info.get("queues"), info.get("last_lease")
         if not (type(node) is str and type(index) is int and type(last) is int and type(queues) is list and queues):
             return
+        if not (0 <= index < MAX_SLOTS and 0 <= last < MAX_LEASE):
+            return
         if not all(type(queue) is str for queue in queues):
             return
         if peer not in self.dispatch.consumers:
@@ -307,6 +310,9 @@ class Owner:
             known = self.membership.nodes.get(name)
             if known is not None and known.pid == hello.pid and inquiry.link_of(known.info) > inquiry.link_of(hello.info):
                 return  # the HELLO of an earlier link, which arrives late
+            renamed = self.membership.by_peer(peer)
+            if renamed is not None and renamed.name != name:
+                self._node_gone(renamed, f"it is called {name} now")
             other = self.membership.join(Node(name, peer, hello.pid, hello.info))
             if other is not None:
                 reason = f"node {name!r} is running already, with pid {other.pid}; give this one another name with -n"
@@ -441,7 +447,7 @@ class Owner:
         if caller is None:
             self._need_hello(peer)
             return
-        for task_id in inquiry.ids_in(caller, received.sequences, MAX_SEQUENCES):
+        for task_id in inquiry.outcomes_in(self.outcomes, caller, received.sequences):
             self.outcomes.received(task_id)
 
     def _reconcile(self, peer: bytes, reconcile: m.Reconcile, frames: tuple[Buffer, ...]) -> None:
@@ -457,7 +463,7 @@ class Owner:
             for first, last in SequenceSet(missing).missing_from(reconcile.outstanding):
                 caller.unconfirmed.add_range(first, last)
                 self._confirm_by(caller, self._now.mono_s)
-        for task_id in inquiry.ids_in(caller, reconcile.outstanding, MAX_SEQUENCES):
+        for task_id in inquiry.outcomes_in(self.outcomes, caller, reconcile.outstanding):
             if task_id not in self.dispatch.open and sequence_of(task_id) in caller.seen:
                 self._hand_out(peer, task_id)
 
