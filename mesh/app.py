@@ -33,7 +33,17 @@ _MAIN_MODULES: Final = ("__main__", "__mp_main__")
 _APP_OPTIONS: Final = ("main", "broker", "backend", "include", "set_as_current")
 #: {setting: where it is set, as it is no keyword of Mesh}
 _SETTINGS_ELSEWHERE: Final = {spec.name: f"write app.conf.{spec.name} = ..." for spec in SETTINGS}
-_TASK_OPTIONS: Final = ("name", "bind", "throws", "typing", "shared", "lazy", *TaskOptions._fields)
+_TASK_OPTIONS: Final = (
+    "name",
+    "bind",
+    "throws",
+    "max_retries",
+    "default_retry_delay",
+    "typing",
+    "shared",
+    "lazy",
+    *TaskOptions._fields,
+)
 
 
 class Mesh:
@@ -96,7 +106,8 @@ class Mesh:
         """Makes a task of a function, as a decorator with or without options.
 
         Options: `name`; `bind` (the task itself is the first argument); `queue`, `priority`, `expires`,
-        `ignore_result`, `track_started` and `acks_late`, as in a call; `throws` (exceptions that are expected and no
+        `ignore_result`, `track_started` and `acks_late`, as in a call; `max_retries` (3; None is without end)
+        and `default_retry_delay` (180 s), for `self.retry()`; `throws` (exceptions that are expected and no
         news for the log); `typing=False` (arguments are not checked before they are sent).
 
         Raises:

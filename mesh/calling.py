@@ -90,7 +90,7 @@ def call_options(
     if task_id is not None:
         rare["id"] = check_task_id(task_id)
     if countdown is not None or eta is not None:
-        rare["eta"] = _due(countdown, eta, settings)
+        rare["eta"] = due(countdown, eta, settings)
     if expires is None:
         expires = defaults.expires
     if expires is not None:
@@ -130,6 +130,20 @@ def check_expires(expires: Any) -> Any:
     if not _is_number(expires):
         _wall_s("expires", expires, Settings(), _EXPIRES_RULE)
     return expires
+
+
+def check_retries(retries: Any) -> int:
+    """How often a task may be retried. Raises InvalidCall."""
+    if not isinstance(retries, int) or isinstance(retries, bool) or retries < 0:
+        raise InvalidCall("max_retries", retries, "a whole number from 0, or None for no limit")
+    return int(retries)
+
+
+def check_delay(seconds: Any) -> float:
+    """A time to wait. Raises InvalidCall."""
+    if not _is_number(seconds) or seconds < 0:
+        raise InvalidCall("default_retry_delay", seconds, "seconds from 0, as a number")
+    return float(seconds)
 
 
 def check_boolean(option: str, value: Any) -> bool:
@@ -178,7 +192,7 @@ def _headers(headers: Any) -> dict[str, Any]:
 # --- times ----------------------------------------------------------------------------------------
 
 
-def _due(countdown: Any, eta: Any, settings: Settings) -> float:
+def due(countdown: Any, eta: Any, settings: Settings) -> float:
     """When the task may begin, wall seconds. The past means at once."""
     if countdown is None:
         return _wall_s("eta", eta, settings)
@@ -186,8 +200,8 @@ def _due(countdown: Any, eta: Any, settings: Settings) -> float:
         raise InvalidCall("eta", eta, "either countdown or eta, not both")
     if not _is_number(countdown):
         raise InvalidCall("countdown", countdown, "seconds, as a number")
-    due: float = time.time() + countdown
-    return due
+    at: float = time.time() + countdown
+    return at
 
 
 def expiry(expires: Any, settings: Settings) -> float:

@@ -67,7 +67,7 @@ TASK_OPTIONS: Final = _table(
     ("backend", "results always go to the caller; leave it out"),
     ("reject_on_worker_lost", "a task whose process dies is run again within crash_budget; leave it out"),
     (
-        "base max_retries default_retry_delay autoretry_for dont_autoretry_for retry_kwargs retry_backoff "
+        "base autoretry_for dont_autoretry_for retry_kwargs retry_backoff "
         "retry_backoff_max retry_jitter rate_limit time_limit soft_time_limit store_errors_even_if_ignored trail "
         "send_events resultrepr_maxsize acks_on_failure acks_on_timeout acks_on_failure_or_timeout Request Strategy "
         "pydantic pydantic_strict pydantic_context pydantic_dump_kwargs",

@@ -99,6 +99,7 @@ _OPTION_TYPES: Final[dict[str, tuple[type, ...]]] = {
     "eta": (float, int),
     "expires": (float, int),
     "id": (str,),
+    "retries": (int,),
     "root": (bytes,),
     "parent": (bytes,),
     "headers": (dict,),
@@ -112,6 +113,7 @@ def _call_options(options: Any) -> None:
         allowed = _OPTION_TYPES.get(key)
         _need(allowed is None or type(value) in allowed, f"option {key[:40]!r}")
         _need(type(value) is not float or not isnan(value), f"option {key[:40]!r} is not a number")
+        _need(key != "retries" or 0 <= value < _SMALL, "retries out of bounds")
     _shallow(options)
 
 
@@ -140,18 +142,29 @@ def _assignment_records(records: Any) -> int:
     return frames
 
 
+def _retry(record: Any) -> Any:
+    """The seven common fields of a record that asks for another run."""
+    _need(type(record) is list and len(record) == 8, "outcome record")
+    _rows([record[7]], 2, "retry")
+    eta_wall_s, body = record[7]
+    _need(type(eta_wall_s) is float and not isnan(eta_wall_s), "when to retry")
+    _need(body is None or type(body) is bytes, "what to retry")
+    return record[:7]
+
+
 def _outcome_records(records: Any) -> int:
     _need(type(records) is list, "outcomes")
     frames = 0
     for record in records:
-        lease, task_id, status, runtime_us, body, n_frames, delivered = record
+        ends = len(record) == 7
+        lease, task_id, status, runtime_us, body, n_frames, delivered = record if ends else _retry(record)
         if not (
             type(record) is list
             and type(lease) is int
             and type(task_id) is bytes
             and len(task_id) == ID_BYTES
             and type(status) is int
-            and 0 <= status <= 2
+            and (0 <= status <= 2 if ends else status == 3)
             and type(runtime_us) is int
             and runtime_us >= 0
             and type(body) is bytes

@@ -253,6 +253,24 @@ class TaskLost(TaskError):
     """The router that had confirmed the task died without a journal, and the caller no longer held its body."""
 
 
+class Retry(TaskError):
+    """Raised by `self.retry()`: the task ends this run and asks for another."""
+
+    def __init__(
+        self, reason: BaseException | None, eta_wall_s: float, call: tuple[bytes, list[Any] | None] | None
+    ) -> None:
+        self.reason, self.eta_wall_s, self.call = reason, eta_wall_s, call
+        super().__init__(f"the task asks to be run again: {reason!r}" if reason else "the task asks to be run again")
+
+
+class MaxRetriesExceededError(TaskError):
+    """The task asked for one more run than `max_retries` allows."""
+
+    def __init__(self, name: str, retries: int) -> None:
+        self.name, self.retries = name, retries
+        super().__init__(f"task {name} has been retried {retries} times, and max_retries allows no more.")
+
+
 class TimeLimitExceeded(TaskError):
     """The task ran longer than its hard time limit."""
 

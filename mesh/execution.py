@@ -7,10 +7,10 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from mesh.bodies import decode_call, encode_value
-from mesh.exceptions import NotRegistered, UnserialisableArgument
+from mesh.exceptions import NotRegistered, Retry, UnserialisableArgument
 from mesh.messages import Buffer
 from mesh.registry import Registry, TaskDefinition
 from mesh.remote_errors import encode_exception
@@ -20,7 +20,17 @@ from mesh.states import Status
 #: Frames of mesh's own at the top of a remote traceback, which say nothing to the user.
 _OWN_FRAMES: Final = 1
 
-Ran = tuple[int, bytes, tuple[Buffer, ...]]  #: status, body, frames
+Call = tuple[bytes, tuple[Buffer, ...]]  #: body and frames of a call
+
+
+class Ran(NamedTuple):
+    """What came of one run."""
+
+    status: int  #: RETRY: the task asks for another run
+    body: bytes  #: encoded value; or exception, which for RETRY is the reason
+    frames: tuple[Buffer, ...] = ()
+    eta_wall_s: float = 0.0  #: RETRY: when to run again
+    call: Call | None = None  #: RETRY: the arguments of the next run, where they are others
 
 
 class Execution:
@@ -51,7 +61,9 @@ class Execution:
             finally:
                 leave_request()
             document, own = encode_value(value)
-            return Status.SUCCESS, document, tuple(own) if own else ()
+            return Ran(Status.SUCCESS, document, tuple(own) if own else ())
+        except Retry as retry:
+            return self._retry(retry)
         except NotRegistered:
             return self._failure(name, task_id, NotRegistered(name, self._hostname), None, definition)
         except UnserialisableArgument as error:
@@ -77,4 +89,9 @@ class Execution:
             text = "".join(traceback.format_exception(type(error), error, own or trace))
         except Exception:
             text = f"{type(error).__name__} (its traceback can't be shown)"
-        return Status.FAILURE, encode_exception(error, text), ()
+        return Ran(Status.FAILURE, encode_exception(error, text))
+
+    @staticmethod
+    def _retry(retry: Retry) -> Ran:
+        call = None if retry.call is None else (retry.call[0], tuple(retry.call[1] or ()))
+        return Ran(Status.RETRY, encode_exception(retry.reason or retry, ""), (), retry.eta_wall_s, call)

@@ -35,7 +35,7 @@ class Role(IntEnum):
 
 
 class Flag:
-    """What a call asks for beyond the ordinary. Bits of a plain int: an enum's would cost a microsecond at each look."""
+    """What a call asks for beyond the ordinary. Bits of a plain int: an enum's cost a microsecond at each look."""
 
     NONE: Final = 0
     IGNORE_RESULT: Final = 1  #: no outcome is sent to the caller or kept, unless it is a failure of mesh itself
@@ -67,7 +67,7 @@ class Call(NamedTuple):
     n_frames: int
     options: (
         dict[str, Any] | None
-    )  #: rare ones: `eta` and `expires` (wall seconds), `id` (custom id), `root`, `parent`, `headers`
+    )  #: rare ones: `eta`, `expires` (wall seconds), `id` (custom), `retries`, `root`, `parent`, `headers`
 
 
 class Assignment(NamedTuple):
@@ -92,6 +92,8 @@ class Outcome(NamedTuple):
     body: bytes
     n_frames: int
     delivered: bool  #: the slot has sent it to the caller itself; else the router passes it on
+    # Status RETRY alone has an eighth field, [eta_wall_s, body]: the task is to run again then. `body` replaces that of
+    # the call where it is not None, with the frames of this record; the record's own body is why, an exception.
 
 
 class Result(NamedTuple):

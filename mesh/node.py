@@ -152,6 +152,10 @@ class Node:
         now = time.monotonic()
         if said is None:
             logger.error("the template process died; the node ends", extra={"action": "template_lost"})
+            # Its slots die with it in a moment. Until then they begin nothing that the reports do not count.
+            for slot in range(self._page.slots):
+                self._page.withdraw(slot, ALL_LEASES)
+            time.sleep(SETTLE_S)
             self._do(self._supervision.template_lost(now))
             self._template_gone = True
         elif said[0] == "spawned":

@@ -95,11 +95,7 @@ def _reason(value: object, error: Exception) -> str:
 def _remedy(value: object) -> str:
     cls = type(value)
     name = cls.__qualname__
-    if (
-        is_dataclass(cls)
-        or issubclass(cls, enum.Enum)
-        or (issubclass(cls, tuple) and hasattr(cls, "_fields"))
-    ):
+    if is_dataclass(cls) or issubclass(cls, enum.Enum) or (issubclass(cls, tuple) and hasattr(cls, "_fields")):
         return f"call mesh.register_type({name}) in a module that both sides import, or pass plain data"
     functions = f"mesh.register_type({name}, encode=..., decode=...) on both sides"
     for base in (str, int, float, bytes, tuple, list, dict, set):

@@ -164,7 +164,7 @@ class AsyncResult(Generic[R]):
 
     @property
     def state(self) -> str:
-        """PENDING (also for unknown ids), STARTED (where tracked), SUCCESS, FAILURE or REVOKED.
+        """PENDING (also for unknown ids), STARTED (where tracked), RETRY, SUCCESS, FAILURE or REVOKED.
 
         FAILURE too where the call was refused or its outcome is lost; `result` says so then.
 
@@ -177,13 +177,15 @@ class AsyncResult(Generic[R]):
 
     @property
     def result(self) -> Any:
-        """The value; the exception where there is none; `{"pid": ..., "hostname": ...}` while STARTED; else None."""
+        """The value; the exception where there is none, in state RETRY too; a dict while STARTED; else None."""
         state, info = self._look()
         pending = self._pending
         if pending is not None and pending.ending is not None and not self._ignored:
             return self._decoded(pending.ending)
         if pending is not None and pending.failure is not None:
             return pending.failure
+        if state == states.RETRY and info is not None:
+            return _decode_reason(info["reason"])
         return info if state == states.STARTED else None
 
     info = result
@@ -293,6 +295,12 @@ def _known_state(pending: PendingCall | None) -> str | None:
     if pending.ending is not None:
         return states.STATE_OF_STATUS[states.Status(pending.ending.status)]
     return None if pending.failure is None else states.FAILURE
+
+
+def _decode_reason(body: bytes) -> BaseException:
+    from mesh.remote_errors import decode_exception
+
+    return decode_exception(body)
 
 
 def _decode_value(body: bytes, frames: Any) -> Any:

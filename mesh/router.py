@@ -170,7 +170,7 @@ class Router:
 
     def _process_ended(self, pid: int) -> None:
         slot = self._owner.slot_of_pid(pid)
-        begun = slot_page.begun_of(*slot, pid) if slot is not None else 0
+        begun = slot_page.begun_of(*slot, pid) if slot is not None else None
         self._do(self._owner.process_ended(pid, begun, clock.now()))
 
     def _log_refusal(self, refused: messages.HelloRefused) -> None:

@@ -20,6 +20,7 @@ from mesh.core.work import Ended, Lease, Work, outcomes_message, results_message
 from mesh.execution import Execution
 from mesh.messages import Flag, Role
 from mesh.slot_page import SlotPage, name_bytes
+from mesh.states import Status
 from mesh.template import LoadedApp, SlotOrder, place_of
 
 logger = logging.getLogger(__name__)
@@ -135,10 +136,13 @@ class Slot:
         if flags & Flag.TRACK_STARTED:
             self._router.send(messages.Started(lease.number, wall_s))
         begun = time.perf_counter_ns()
-        status, body, frames = self._execution.run(lease.record, lease.frames)
+        ran = self._execution.run(lease.record, lease.frames)
         runtime_us = (time.perf_counter_ns() - begun) // 1000
         self._page.end(self._options.slot)
-        work.ended(lease, status, runtime_us, body, frames, time.monotonic())
+        if ran.status == Status.RETRY:
+            work.retries(lease, runtime_us, ran.body, ran.eta_wall_s, ran.call, time.monotonic())
+        else:
+            work.ended(lease, ran.status, runtime_us, ran.body, ran.frames, time.monotonic())
 
     def _return(self, leases: list[int]) -> None:
         self._router.send(self._work.returned(leases, time.monotonic()))

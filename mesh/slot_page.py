@@ -136,8 +136,8 @@ class SlotPage:
             os.unlink(self.path)
 
 
-def begun_of(path: str, slot: int, pid: int) -> int:
-    """The last lease that this slot process began, read from the file when slot and supervisor may both be gone; 0
+def begun_of(path: str, slot: int, pid: int) -> int | None:
+    """The last lease that this slot process began, read from the file when slot and supervisor may both be gone; None
     where it does not say.
     """
     try:
@@ -148,9 +148,9 @@ def begun_of(path: str, slot: int, pid: int) -> int:
         finally:
             os.close(fd)
     except (OSError, ValueError, OverflowError):
-        return 0
+        return None
     if len(record) < RECORD_BYTES or _WORD.unpack_from(record, _PID)[0] != pid:
-        return 0
+        return None
     begun: int = _WORD.unpack_from(record, _BEGUN)[0]
     return begun
 

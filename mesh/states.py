@@ -28,6 +28,7 @@ class Status(IntEnum):
     SUCCESS = 0
     FAILURE = 1
     REVOKED = 2
+    RETRY = 3  #: not an end: the task asks to be run again
 
 
 #: {status on the wire: state the caller reads}
@@ -47,6 +48,6 @@ class Phase(IntEnum):
 PHASE_MOVES: Final = {
     Phase.WAITING: frozenset({Phase.READY, Phase.DONE}),
     Phase.READY: frozenset({Phase.LEASED, Phase.DONE}),
-    Phase.LEASED: frozenset({Phase.READY, Phase.DONE}),
+    Phase.LEASED: frozenset({Phase.READY, Phase.WAITING, Phase.DONE}),
     Phase.DONE: frozenset(),
 }

@@ -11,13 +11,24 @@ from mesh import calling
 from mesh.arity import arity_of, complaint
 from mesh.bodies import encode_call
 from mesh.calling import CallOptions, Defaults, TaskOptions
-from mesh.exceptions import InvalidCall, OptionNotAvailable, TimeoutError, WrongArguments
+from mesh.exceptions import (
+    InvalidCall,
+    MaxRetriesExceededError,
+    OptionNotAvailable,
+    Retry,
+    TimeoutError,
+    WrongArguments,
+)
 from mesh.interfaces import PendingCall
 from mesh.request import Request, enter_request, leave_request, request_of
 from mesh.results import AsyncResult, ResultSource, default_source
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+#: How often a task may be retried that does not say, and after how long: Celery's values.
+MAX_RETRIES: Final = 3
+RETRY_DELAY_S: Final = 180.0
 
 _CO_GENERATOR: Final = 0x20
 _CO_COROUTINE: Final = 0x80
@@ -64,6 +75,8 @@ class Task(Generic[P, R]):
     track_started: bool | None
     acks_late: bool | None
     expires: Any
+    max_retries: int | None  #: None: without end
+    default_retry_delay: float  #: seconds
     throws: tuple[type[BaseException], ...]
     typing: bool  #: arguments are checked against the function before anything is sent
     run: Callable[..., R]  #: the function; without `self` where it is bound
@@ -80,6 +93,8 @@ class Task(Generic[P, R]):
         bind: bool = False,
         throws: Iterable[type[BaseException]] | type[BaseException] = (),
         typing: bool = True,
+        max_retries: int | None = MAX_RETRIES,
+        default_retry_delay: float = RETRY_DELAY_S,
     ) -> None:
         _refuse_unrunnable(function, name)
         for attribute in ("__module__", "__qualname__", "__name__", "__doc__", "__annotations__"):
@@ -90,6 +105,8 @@ class Task(Generic[P, R]):
         self.bind = calling.check_boolean("bind", bind)
         self.typing = calling.check_boolean("typing", typing)
         self.throws = _exception_types(throws)
+        self.max_retries = max_retries
+        self.default_retry_delay = default_retry_delay
         self.run = types.MethodType(function, self) if bind else function
         self.__wrapped__ = self.run
         self._arity = arity_of(function, skip_first=bind)
@@ -180,6 +197,45 @@ class Task(Generic[P, R]):
         """The result of a call made anywhere, by its id."""
         return AsyncResult.from_id(check_id(task_id), self.app)
 
+    def retry(
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        exc: BaseException | None = None,
+        throw: bool = True,
+        eta: Any = None,
+        countdown: float | None = None,
+        max_retries: int | None = None,
+    ) -> Retry:
+        """Ends this run and asks for another of the same id, in the same queue; `raise self.retry()` reads well.
+
+        It runs `countdown` seconds from now, or at `eta`; by default after `default_retry_delay`. Without `args` and
+        `kwargs` it gets the arguments it had. With `throw=False` the exception is returned, to be raised by the task.
+
+        Raises:
+            Retry: always, but for what follows.
+            Exception: `exc`, or the exception being handled, where `max_retries` is reached; else
+                MaxRetriesExceededError. The same in a direct call, which nobody can run again.
+        """
+        request = self.request
+        reason = exc if exc is not None else sys.exc_info()[1]
+        most = self.max_retries if max_retries is None else max_retries
+        if request.called_directly or (most is not None and request.retries >= most):
+            raise reason if reason is not None else MaxRetriesExceededError(self.name, request.retries)
+        if countdown is None and eta is None:
+            countdown = self.default_retry_delay
+        call = None
+        if args is not None or kwargs is not None:
+            positional, named = check_arguments(
+                request.args if args is None else args, request.kwargs if kwargs is None else kwargs
+            )
+            self._check_arguments(positional, named)
+            call = encode_call(positional, named)
+        retry = Retry(reason, calling.due(countdown, eta, self.app.settings), call)
+        if throw:
+            raise retry
+        return retry
+
     @property
     def request(self) -> Request:
         """This thread's run of the task."""
@@ -239,6 +295,8 @@ _CHECKS: Final[dict[str, Callable[[Any], Any]]] = {
     "ignore_result": lambda value: calling.check_boolean("ignore_result", value),
     "track_started": lambda value: calling.check_boolean("track_started", value),
     "acks_late": lambda value: calling.check_boolean("acks_late", value),
+    "max_retries": calling.check_retries,
+    "default_retry_delay": calling.check_delay,
 }
 
 

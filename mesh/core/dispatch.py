@@ -113,6 +113,26 @@ class Dispatch:
         del self.open[task.task_id]
         return task
 
+    def retried(self, consumer: Consumer, lease: int, task_id: bytes, now: Now, eta_wall_s: float) -> Task | None:
+        """Ends a lease whose task asks to be run again at `eta_wall_s`; None where the consumer does not hold it so."""
+        task = consumer.held.get(lease)
+        if task is None or task.task_id != task_id:
+            return None
+        consumer.close(lease)
+        consumer.busy_since_mono_s = now.mono_s
+        if consumer.recalling and not consumer.held:
+            consumer.recalling = False
+        if task.phase is Phase.DONE:  # the outcome of an earlier attempt came first
+            return None
+        task.started_wall_s = 0.0
+        if eta_wall_s > now.wall_s:
+            task.move(Phase.WAITING)
+            self.schedule.wait(task, eta_wall_s)
+        else:
+            task.move(Phase.READY)
+            self._push(task)
+        return task
+
     # --- consumers -------------------------------------------------------------------------------
 
     def join(self, consumer: Consumer) -> None:
@@ -145,13 +165,16 @@ class Dispatch:
         consumer.recalled_upto = max(consumer.recalled_upto, upto)
         self._requeue(consumer.close_between(begun, upto))
 
-    def lost(self, peer: bytes, begun: int, cause: str, *, node_lost: bool, charged: bool = True) -> None:
-        """A consumer is gone. Only the lease it had begun is charged (contract: "leased, not begun")."""
+    def lost(self, peer: bytes, begun: int | None, cause: str, *, node_lost: bool, charged: bool = True) -> None:
+        """A consumer is gone. Only the lease it had begun is charged (contract: "leased, not begun").
+
+        Where nobody knows what it had begun, none is charged, and what may run at most once counts as begun.
+        """
         consumer = self.leave(peer)
         if consumer is None:
             return
-        if consumer.kind is Kind.PEER:
-            begun = consumer.last_lease + 1  # a peer begins at once what it gets, or returns it
+        if begun is None or consumer.kind is Kind.PEER:  # a peer begins at once what it gets, or returns it
+            begun = consumer.last_lease + 1
         task, ran, others = consumer.close_all(begun)
         self._requeue(others)
         if task is not None:

@@ -14,7 +14,7 @@ from mesh.core.outcomes import OutcomeStore
 from mesh.core.sequences import SequenceSet
 from mesh.ids import PREFIX_BYTES, sequence_of, stamp
 from mesh.messages import Ranges, Reply
-from mesh.states import PENDING, STARTED, STATE_OF_STATUS, Phase, Status
+from mesh.states import PENDING, RETRY, STARTED, STATE_OF_STATUS, Phase, Status
 
 
 class Holdings(Protocol):
@@ -64,8 +64,12 @@ def state_of(owner: Holdings, asked: bytes | str) -> list[Any]:
         return [asked, task_id, STATE_OF_STATUS[Status(stored.status)], {"known": True}]
     task = owner.dispatch.open.get(task_id)
     if task is not None:
-        state = STARTED if task.started_wall_s else PENDING
-        info = {"known": True, "queue": task.queue, "phase": task.phase.name, "started": task.started_wall_s or None}
+        state = STARTED if task.started_wall_s else RETRY if task.retry_reason else PENDING
+        info: dict[str, Any] = {"known": True, "queue": task.queue, "phase": task.phase.name}
+        if state == STARTED and task.runner is not None:
+            info.update(hostname=task.runner[0], pid=task.runner[1], started=task.started_wall_s)
+        elif state == RETRY:
+            info["reason"] = task.retry_reason
         return [asked, task_id, state, info]
     caller = owner.callers.get(task_id[:PREFIX_BYTES])
     if caller is not None and sequence_of(task_id) in caller.seen:

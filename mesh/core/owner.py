@@ -27,6 +27,7 @@ from mesh.ids import OWNER_TAG_BYTES, PREFIX_BYTES, prefix, sequence_of, stamp, 
 from mesh.messages import Buffer, Durability, Flag
 from mesh.states import PENDING, Status
 
+_RETRY: Final = int(Status.RETRY)
 #: How long a receipt may wait for tasks that take it along.
 RECEIPT_DELAY_S: Final = 0.02
 #: How long a node has to tell the cause of a slot's death, before it counts without one.
@@ -83,9 +84,9 @@ class Owner:
         self._persist_number = 0
         #: Slot processes that died while their node lives: {pid: (last lease begun, how long their node has to tell
         #: the cause)}.
-        self._dead_slots: dict[int, tuple[int, float]] = {}
-        #: {routing id on the control link: pid}
-        self._control_clients: dict[bytes, int] = {}
+        self._dead_slots: dict[int, tuple[int | None, float]] = {}
+        #: {routing id on the control link: (pid, incarnation)}
+        self._control_clients: dict[bytes, tuple[int, int]] = {}
         #: {node name: path of its slot page}. Exactly the known nodes.
         self._pages: dict[str, str] = {}
         #: Slots that live though their node is gone: {pid: path of its slot page}. Nobody else will tell of their end.
@@ -151,14 +152,16 @@ class Owner:
         self._durability = durability
         return self._confirms()
 
-    def process_ended(self, pid: int, begun: int, now: Now) -> list[Effect]:
-        """A watched process is gone; of a slot, `begun` is the last lease its page says it began."""
+    def process_ended(self, pid: int, begun: int | None, now: Now) -> list[Effect]:
+        """A watched process is gone; of a slot, `begun` is the last lease its page says it began, None where it does
+        not say.
+        """
         self._now = now
         for node in self.membership.all_by_pid(pid):
             self._node_gone(node, "its process died")
         for caller in [one for one in self._caller_of.values() if one.pid == pid]:
             self._disconnect(caller)
-        self._control_clients = {peer: one for peer, one in self._control_clients.items() if one != pid}
+        self._control_clients = {peer: one for peer, one in self._control_clients.items() if one[0] != pid}
         forsaken = self._forsaken.pop(pid, None) is not None
         for consumer in [one for one in self.dispatch.consumers.values() if one.pid == pid]:
             consumer.quiet = True
@@ -307,8 +310,8 @@ class Owner:
             name = hello.info.get("name")
             if type(name) is not str:
                 return
-            known = self.membership.nodes.get(name)
-            if known is not None and known.pid == hello.pid and inquiry.link_of(known.info) > inquiry.link_of(hello.info):
+            known, link = self.membership.nodes.get(name), inquiry.link_of(hello.info)
+            if known is not None and known.pid == hello.pid and inquiry.link_of(known.info) > link:
                 return  # the HELLO of an earlier link, which arrives late
             renamed = self.membership.by_peer(peer)
             if renamed is not None and renamed.name != name:
@@ -324,7 +327,10 @@ class Owner:
                 if consumer.node == name:  # a recall may have been lost with the node's earlier link
                     consumer.recalling = False
         else:
-            self._control_clients[peer] = hello.pid
+            client = (hello.pid, hello.incarnation)
+            for earlier in [one for one, known in self._control_clients.items() if known == client]:
+                del self._control_clients[earlier]
+            self._control_clients[peer] = client
         self._effects += [WatchProcess(hello.pid), SendControl(peer, self._hello_ok())]
 
     def _bye(self, peer: bytes, bye: m.Bye, frames: tuple[Buffer, ...]) -> None:
@@ -334,12 +340,8 @@ class Owner:
         consumer = self.dispatch.consumers.get(peer)
         if consumer is None:
             return
-        if consumer.held:
-            # Or its link broke. What it has begun is not known here: its node takes the rest back.
-            consumer.recalling = True
-            self._recall(consumer)
-        else:
-            consumer.quiet = True
+        # What it had begun is known once its process has ended: until then it keeps its leases and gets no others.
+        consumer.quiet = True
 
     def _control_bye(self, peer: bytes, bye: m.Bye, frames: tuple[Buffer, ...]) -> None:
         self._control_clients.pop(peer, None)
@@ -492,11 +494,15 @@ class Owner:
             self._need_hello(peer)
             return
         dispatch, now, at = self.dispatch, self._now, 0
-        for lease, task_id, status, runtime_us, body, n_frames, delivered in outcomes.outcomes:
+        for record in outcomes.outcomes:
             own: tuple[Buffer, ...] = ()
-            if n_frames:
-                own = frames[at : at + n_frames]
-                at += n_frames
+            if record[5]:
+                own = frames[at : at + record[5]]
+                at += record[5]
+            if record[2] == _RETRY:
+                self._take_retry(consumer, record, own)
+                continue
+            lease, task_id, status, runtime_us, body, _, delivered = record
             task = dispatch.outcome(consumer, lease, task_id, now, runtime_us)
             if task is None:
                 task = dispatch.open.get(task_id)
@@ -511,6 +517,17 @@ class Owner:
                 continue
             self._store(task_id, Stored(status, body, own, now.mono_s), delivered=delivered)
         self._owe_receipt(consumer)
+
+    def _take_retry(self, consumer: Consumer, record: list[Any], frames: tuple[Buffer, ...]) -> None:
+        lease, task_id, _, _, reason, _, _, (eta_wall_s, body) = record
+        task = self.dispatch.retried(consumer, lease, task_id, self._now, eta_wall_s)
+        if task is None:
+            return
+        retries = (task.options or {}).get("retries", 0) + 1
+        task.options = {**(task.options or {}), "eta": eta_wall_s, "retries": retries}
+        task.retry_reason = reason
+        if body is not None:
+            task.body, task.frames = body, frames
 
     def _owe_receipt(self, consumer: Consumer) -> None:
         consumer.receipt = consumer.stored_upto()
@@ -576,8 +593,9 @@ class Owner:
     def _started(self, peer: bytes, started: m.Started, frames: tuple[Buffer, ...]) -> None:
         consumer = self.dispatch.consumers.get(peer)
         task = consumer.held.get(started.lease) if consumer is not None else None
-        if task is not None:
+        if consumer is not None and task is not None:
             task.started_wall_s = started.wall_s
+            task.runner = (consumer.node, consumer.pid)
 
     def _slot(self, peer: bytes, index: int, pid: int) -> Consumer | None:
         node = self.membership.by_peer(peer)

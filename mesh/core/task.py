@@ -26,6 +26,8 @@ class Task:
         "phase",
         "priority",
         "queue",
+        "retry_reason",
+        "runner",
         "started_wall_s",
         "task_id",
     )
@@ -60,8 +62,12 @@ class Task:
         self.causes: list[str] | None = None
         #: Expected work of the current lease; 0 unless LEASED.
         self.expected_us = 0
+        #: The encoded exception for which it asked to be run again last; empty until then.
+        self.retry_reason = b""
         #: When it began, where that is tracked; 0.0 otherwise.
         self.started_wall_s = 0.0
+        #: (node, pid) that has begun it, where that is tracked.
+        self.runner: tuple[str, int] | None = None
 
     @property
     def body_bytes(self) -> int:

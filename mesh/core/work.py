@@ -7,7 +7,9 @@ from typing import Any, Final, NamedTuple
 
 from mesh.ids import PREFIX_BYTES
 from mesh.messages import Buffer, Flag, Outcomes, Results, Returned, Tasks
+from mesh.states import Status
 
+_RETRY: Final = int(Status.RETRY)
 #: A task whose name has run this fast lately does not make the outcomes before it wait.
 TINY_US: Final = 200
 #: Nor may an outcome wait longer than this before a further task begins.
@@ -101,16 +103,34 @@ class Work:
         self, lease: Lease, status: int, runtime_us: int, body: bytes, frames: tuple[Buffer, ...], mono_s: float
     ) -> None:
         """A lease has run."""
-        task_id, name, _, flags, *_ = lease.record
+        task_id, _, _, flags, *_ = lease.record
         ignored = bool(flags & Flag.IGNORE_RESULT)
         if ignored:
             body, frames = b"", ()
+        self._add(Ended([lease.number, task_id, status, runtime_us, body, len(frames), True], frames, ignored), mono_s)
+        self._remember(lease.record[1], runtime_us)
+
+    def retries(
+        self,
+        lease: Lease,
+        runtime_us: int,
+        reason: bytes,
+        eta_wall_s: float,
+        call: tuple[bytes, tuple[Buffer, ...]] | None,
+        mono_s: float,
+    ) -> None:
+        """A lease has run and asks for another run, at `eta_wall_s`, with another body where `call` is one."""
+        body, frames = call if call is not None else (None, ())
+        common = [lease.number, lease.record[0], _RETRY, runtime_us, reason, len(frames), True]
+        self._add(Ended([*common, [eta_wall_s, body]], frames, True), mono_s)
+
+    def _add(self, ended: Ended, mono_s: float) -> None:
         if not self._unsent:
             self._oldest_unsent_mono_s = mono_s
-        self._unsent.append(
-            Ended([lease.number, task_id, status, runtime_us, body, len(frames), True], frames, ignored)
-        )
-        self._unsent_bytes += len(body)
+        self._unsent.append(ended)
+        self._unsent_bytes += len(ended.record[4])
+
+    def _remember(self, name: str, runtime_us: int) -> None:
         recent = self._recent_us.get(name)
         if recent is None and len(self._recent_us) >= 10_000:
             self._recent_us.clear()

@@ -136,7 +136,7 @@ def test_what_a_task_throws_is_told_to_the_slot(app):
     [
         pytest.param({"quue": "x"}, ex.UnknownOption, "did you mean 'queue'", id="misspelt"),
         pytest.param({"colour": "red"}, TypeError, "no option 'colour'", id="unknown is a TypeError as in Python"),
-        pytest.param({"max_retries": 3}, ex.OptionNotAvailable, "not offer it yet", id="Celery's, not yet"),
+        pytest.param({"autoretry_for": ()}, ex.OptionNotAvailable, "not offer it yet", id="Celery's, not yet"),
         pytest.param({"serializer": "json"}, ex.OptionNotAvailable, "msgpack", id="Celery's, without meaning here"),
         pytest.param({"queue": "a,b"}, ex.InvalidCall, "queue name", id="a queue with a comma"),
         pytest.param({"priority": 10}, ex.InvalidCall, "from 0 to 9", id="a priority above 9"),
