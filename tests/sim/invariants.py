@@ -191,12 +191,19 @@ def _check_runs(world: World, task_id: bytes, call: Published, runs: list[Run]) 
     assert len(leases) == len(set(leases)), f"{task_id.hex()} ran twice under one lease: {runs}"
     for earlier, later in zip(runs, runs[1:], strict=False):
         why = _why_again(world, call, earlier, later)
-        assert why, f"{task_id.hex()} {call} ran twice without need: {runs}, faults: {world.history.faults}"
+        assert why, f"{task_id.hex()} {call} ran twice without need: {runs}, {_faults(world, call)}"
         at_most_once = call.flags & Flag.EARLY_ACK
         assert not at_most_once or why == "router", (
-            f"{task_id.hex()} {call} may run at most once: {runs}, faults: {world.history.faults}"
+            f"{task_id.hex()} {call} may run at most once: {runs}, {_faults(world, call)}"
         )
         world.history.counts[f"run again because of: {why}"] += 1
+
+
+def _faults(world: World, call: Published) -> str:
+    """What went wrong on a call's host after it was made, in short."""
+    faults = [one for one in world.history.faults if one.host == call.host and "task" not in one.kind]
+    late = [f"{one.mono_s:.4f} {one.kind} {one.pid}" for one in faults if one.mono_s >= call.mono_s - 0.5]
+    return "; ".join(late[:25])
 
 
 def _why_again(world: World, call: Published, earlier: Run, later: Run) -> str | None:

@@ -108,10 +108,12 @@ class SimNode(Process):
             if kind == "spawned":
                 self.supervision.spawned(first, second, self.timeline.mono_s)
             elif kind == "exited":
-                slot = self.supervision.slot_of(first)
-                worked = slot is not None and self.page.records[slot].begun > self._begun_before[slot]
+                index = self.supervision.slot_of(first)
+                worked = index is not None and self.page.records[index].begun > self._begun_before[index]
                 self._do(self.supervision.exited(first, second, self.timeline.mono_s, worked=worked))
             else:
+                for slot in range(len(self.page.records)):
+                    self.page.withdraw(slot, ALL_LEASES)
                 self._do(self.supervision.template_lost(self.timeline.mono_s))
                 self._template_gone = True
         self.supervision.check()

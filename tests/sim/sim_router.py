@@ -86,7 +86,7 @@ class SimRouter(Process):
 
     def _process_ended(self, pid: int) -> None:
         slot = self.owner.slot_of_pid(pid)
-        begun = self.world.begun_of(*slot, pid) if slot is not None else 0
+        begun = self.world.begun_of(*slot, pid) if slot is not None else None
         self.do(self.owner.process_ended(pid, begun, self.now))
 
     # --- peers -----------------------------------------------------------------------------------

@@ -172,11 +172,11 @@ class World:
                 self.rng.uniform(0.0001, 0.002), lambda: node.slot_exited(process, cause) if node.alive else None
             )
 
-    def begun_of(self, path: str, index: int, pid: int) -> int:
+    def begun_of(self, path: str, index: int, pid: int) -> int | None:
         """As slot_page.begun_of."""
         page = self.pages.get(path)
         if page is None or index >= len(page.records) or page.records[index].pid != pid:
-            return 0
+            return None
         return page.records[index].begun
 
     # --- who is there ----------------------------------------------------------------------------
