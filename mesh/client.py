@@ -279,10 +279,10 @@ class Client:
             left_s = max(0.0, due_mono_s - time.monotonic())
             timeout_s = left_s if timeout_s is None else min(timeout_s, left_s)
         ready = self._poller.wait(timeout_s)
+        if self._wakeup.fileno() in ready:
+            self._wakeup.clear()
         self._reactor.took_notice()
         if ready:
-            if self._wakeup.fileno() in ready:
-                self._wakeup.clear()
             if self._door.socket in ready:
                 self._receive_results()
             if self._link.socket in ready:

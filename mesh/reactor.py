@@ -175,7 +175,9 @@ class Reactor:
                 self._io_turn.notify()
 
     def took_notice(self) -> None:
-        """The driver is about to look for everything that was submitted."""
+        """The driver has cleared the wake-up and is about to look for everything that was submitted, in this order: a
+        call that comes in between then sets the wake-up anew, and is not left to one that is cleared already.
+        """
         self._woken = False
 
     # --- the I/O thread --------------------------------------------------------------------------
@@ -188,7 +190,8 @@ class Reactor:
             finally:
                 with self._lock:
                     self._driven = self._io_drives = False
-                    self._freed.notify()
+                    # All of them: one takes it, the others follow that one.
+                    self._freed.notify_all()
 
     def _io_take(self) -> bool:
         """Waits until nobody else drives and the lease is over. False where the client closes."""
