@@ -13,7 +13,7 @@ from tests.mesh.running import DEADLINE_S, eventually
 pytestmark = pytest.mark.usefixtures("shared_app")
 
 
-def test_a_task_that_retries_is_started_and_waits_in_turns_until_it_returns(tmp_path: Path):
+def test_a_task_that_asks_for_another_run_is_started_again(tmp_path: Path):
     # Given a task that returns at its second run
     gate = str(tmp_path / "gate")
     result = tasks.settle.delay(gate, 2)
@@ -22,9 +22,7 @@ def test_a_task_that_retries_is_started_and_waits_in_turns_until_it_returns(tmp_
     # When the first run ends
     Path(f"{gate}0").touch()
 
-    # Then it is in RETRY with the reason, until it is started again; the runs are no lost deliveries
-    eventually(lambda: result.state == "RETRY" or result.state == "STARTED")
-    eventually(lambda: result.state == "STARTED")
+    # Then it is started again, and that run counts as a retry and not as a lost delivery
     Path(f"{gate}1").touch()
     assert result.get(DEADLINE_S) == [1, 0]
     assert result.state == "SUCCESS"
