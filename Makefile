@@ -7,7 +7,7 @@ ARGS ?=
 
 VENV := .venv
 LOWEST := .venv-lowest
-CODE := $(wildcard mesh cli bench tests examples)
+CODE := $(wildcard mesh cli bench docs tests examples)
 LOCK := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml
 
 .DEFAULT_GOAL := check
@@ -46,6 +46,10 @@ test: $(VENV)/.stamp ## the tests; ARGS="-m 'not slow' -k lease" goes to pytest
 .PHONY: test-lowest
 test-lowest: $(LOWEST)/.stamp ## the tests with the lowest versions of the dependencies that pyproject.toml allows
 	$(LOWEST)/bin/pytest $(ARGS)
+
+.PHONY: docs
+docs: $(VENV)/.stamp ## write into the docs what the code says itself: settings, commands, messages
+	$(VENV)/bin/python -m docs.generate
 
 .PHONY: bench
 bench: $(VENV)/.stamp ## the benchmarks; ARGS goes to them
