@@ -94,8 +94,8 @@ class Node:
 
     # --- the loop --------------------------------------------------------------------------------
 
-    def run(self) -> None:
-        """Supervises until it has been told to stop and every slot has ended.
+    def run(self) -> bool:
+        """Supervises until it has been told to stop and every slot has ended. False where the template died instead.
 
         Raises:
             RouterUnreachable: no router answered at the start.
@@ -115,6 +115,7 @@ class Node:
                 self._do(self._supervision.tick(time.monotonic()))
             elif time.monotonic() >= self._hello_mono_s + HELLO_AGAIN_S:
                 self._give_up_or_rejoin()
+        return not self._template_gone
 
     def _timeout_s(self) -> float | None:
         deadlines = [self._supervision.next_deadline_mono_s()] if self._joined else [self._hello_mono_s + HELLO_AGAIN_S]
@@ -349,7 +350,6 @@ def _supervise(options: NodeOptions, template: Template, info: dict[str, Any], p
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, on_signal)
     try:
-        node.run()
+        return 0 if node.run() else 1
     finally:
         node.close()
-    return 0
