@@ -35,11 +35,11 @@ def eventually(look: Callable[[], Seen], within_s: float = DEADLINE_S) -> Seen:
         try:
             if seen := look():
                 return seen
-            error = None
+            missed = AssertionError(f"not within {within_s:g} s, at last: {seen!r}")
         except AssertionError as failed:
-            error = failed
+            missed = failed
         if time.monotonic() >= deadline_mono_s:
-            raise error or AssertionError(f"not within {within_s:g} s, at last: {seen!r}")
+            raise missed
         never.wait(0.005)
 
 

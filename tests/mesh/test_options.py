@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy
 import pytest
 
-
 from mesh import Mesh, current_app
 from mesh.exceptions import NotRegistered, QueueFull, TaskRevokedError, TimeoutError, UnserialisableArgument
 from tests.mesh.proj import tasks

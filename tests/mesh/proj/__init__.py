@@ -1,4 +1,4 @@
-"""The project whose tasks the tests call. Nodes, subprocesses and the tests import it under one name, and so agree on task names."""
+"""The project whose tasks the tests call. Nodes and tests import it under one name, and so agree on task names."""
 
 from mesh import Mesh
 
