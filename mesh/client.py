@@ -66,6 +66,8 @@ class Client:
         self._to_send: list[messages.Message] = []
         self._control: transport.Link | None = None
         self._control_up = False
+        #: Counts the links to routers, so that a late HELLO over an earlier one is told from the last.
+        self._links = 0
         self._control_hello_mono_s = 0.0
         self._control_to_send: list[messages.Request] = []
         self._closed = False
@@ -123,7 +125,8 @@ class Client:
     def _dial(self) -> transport.Link:
         link = transport.Link(self._context, locate.inbox_url(self._place))
         self._poller.add(link)
-        link.send(self._hello(self._calls.hello_info()))
+        self._links += 1
+        link.send(self._hello({**self._calls.hello_info(), "link": self._links}))
         self._hello_mono_s = time.monotonic()
         return link
 

@@ -14,13 +14,25 @@ CONFIRM_DELAY_S: Final = 0.002
 class Caller:
     """One client incarnation. It outlives its connection: its ids stay known."""
 
-    __slots__ = ("confirm_due_mono_s", "last_seen_mono_s", "peer", "pid", "prefix", "refused", "seen", "unconfirmed")
+    __slots__ = (
+        "confirm_due_mono_s",
+        "last_seen_mono_s",
+        "link",
+        "peer",
+        "pid",
+        "prefix",
+        "refused",
+        "seen",
+        "unconfirmed",
+    )
 
     def __init__(self, prefix: bytes, pid: int) -> None:
         self.prefix = prefix
         self.pid = pid
         #: Routing id of its link; None while it has none.
         self.peer: bytes | None = None
+        #: Which of the client's links that is, as its HELLO counts them: a later one replaces an earlier one.
+        self.link = 0
         #: Sequences that came here, or that the client said have ended.
         self.seen = SequenceSet()
         #: Those of `seen` that are journaled and not yet told.

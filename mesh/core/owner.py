@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import islice
 from sys import intern
 from typing import Any, Final, NamedTuple
 
@@ -38,6 +39,8 @@ MAX_CALLERS: Final = 100_000
 MAX_SLOTS: Final = 1 << 16
 #: Leases that a slot may say it has seen: numbering goes on from there, and must fit the wire and the slot page.
 MAX_LEASE: Final = 1 << 61
+#: Sequences of one Reconcile that are looked at; a client asks for fewer at a time.
+RECONCILED_MAX: Final = 1 << 14
 #: Ids watched for at once by processes that did not make the call.
 MAX_WATCHED: Final = 1_000_000
 
@@ -256,6 +259,9 @@ class Owner:
                 Send(peer, m.HelloRefused(m.PROTOCOL_MAJOR, "duplicate", "another client bears this incarnation"))
             )
             return
+        link = inquiry.link_of(hello.info)
+        if caller is not None and caller.peer is not None and caller.link > link:
+            return  # the HELLO of an earlier link, which arrives late
         if caller is None:
             caller = self.callers[key] = Caller(key, hello.pid)
         for earlier in (caller, self._caller_of.get(peer)):
@@ -264,7 +270,7 @@ class Owner:
         floor = hello.info.get("ended_upto", 0)
         if type(floor) is int and 0 < floor < 1 << 40:
             caller.seen.add_range(1, floor)
-        caller.peer = peer
+        caller.peer, caller.link = peer, link
         caller.last_seen_mono_s = self._now.mono_s
         self._caller_of[peer] = caller
         self._forget_callers()
@@ -460,13 +466,15 @@ class Owner:
         missing = caller.seen.missing_from(reconcile.outstanding)
         if missing:
             self._effects.append(Send(peer, m.Missing(missing)))
-        if all(one is not caller for _, one, _, _ in self._uncommitted):
+        known = SequenceSet(SequenceSet(missing).missing_from(reconcile.outstanding))
+        if known and all(one is not caller for _, one, _, _ in self._uncommitted):
             # The confirm may have been lost.
-            for first, last in SequenceSet(missing).missing_from(reconcile.outstanding):
+            for first, last in known.ranges():
                 caller.unconfirmed.add_range(first, last)
-                self._confirm_by(caller, self._now.mono_s)
-        for task_id in inquiry.outcomes_in(self.outcomes, caller, reconcile.outstanding):
-            if task_id not in self.dispatch.open and sequence_of(task_id) in caller.seen:
+            self._confirm_by(caller, self._now.mono_s)
+        for sequence in islice(known, RECONCILED_MAX):
+            task_id = stamp(caller.prefix, sequence)
+            if task_id not in self.dispatch.open:
                 self._hand_out(peer, task_id)
 
     def _ask(self, peer: bytes, ask: m.Ask, frames: tuple[Buffer, ...]) -> None:
@@ -480,9 +488,11 @@ class Owner:
             task_id = state[1]
             if not ask.watch:
                 continue
-            if task_id is not None and task_id in self.outcomes:
-                self._hand_out(peer, task_id)
-            elif len(self.watchers) < MAX_WATCHED and not (state[3] or {}).get("gone"):
+            gone = (state[3] or {}).get("gone")
+            if task_id is not None and (gone or task_id in self.outcomes):
+                for one in {peer, *self.watchers.pop(task_id, ())}:
+                    self._hand_out(one, task_id)
+            elif len(self.watchers) < MAX_WATCHED:
                 self.watchers.setdefault(task_id or asked, set()).add(peer)
         self._effects.append(Send(peer, m.States(ask.request, states)))
 

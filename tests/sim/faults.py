@@ -176,7 +176,7 @@ KINDS: dict[str, tuple[Callable[[World, int, float], None], int]] = {
 #: Faults after which nothing may run twice or be lost.
 MILD = ("kill client", "client leaves", "pause", "repeat", "delay", "clock")
 
-DO = {kind: do for kind, (do, _) in KINDS.items()}
+DO: dict[str, Callable[..., None]] = {kind: do for kind, (do, _) in KINDS.items()}
 
 
 def draw(rng: random.Random, at_s: float, kinds: tuple[str, ...]) -> Event:

@@ -1,4 +1,4 @@
-"""What really happened in a world, as nobody in it knows: who published, ran and heard what, and which faults there were."""
+"""What really happened in a world, as nobody in it knows: who published and ran what, and the faults."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Published(NamedTuple):
 class Run:
     """One beginning of a task somewhere."""
 
-    __slots__ = ("began_s", "consumer", "lease", "peer", "pid", "finished_s")
+    __slots__ = ("began_s", "consumer", "finished_s", "lease", "peer", "pid")
 
     def __init__(self, pid: int, consumer: str, lease: int, began_s: float, *, peer: bool) -> None:
         self.pid = pid

@@ -1,8 +1,9 @@
-"""Messages nobody should send: well-formed ones with any content, from strangers and from known peers, at every door."""
+"""Messages nobody should send: well-formed, with any content, from strangers and from known peers, at every door."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 from mesh import codec
@@ -68,7 +69,8 @@ def _ranges(rng: random.Random, world: World) -> Any:
 
 def _info(rng: random.Random, world: World) -> Any:
     info: dict[str, Any] = {
-        "node": rng.choice(_TEXTS), "index": rng.choice(_NUMBERS), "queues": ["default"], "last_lease": rng.choice(_NUMBERS),
+        "node": rng.choice(_TEXTS), "index": rng.choice(_NUMBERS), "queues": ["default"],
+        "last_lease": rng.choice(_NUMBERS),
         "name": rng.choice(_TEXTS), "page": rng.choice(_TEXTS), "ended_upto": rng.choice(_NUMBERS),
         "link": rng.choice(_NUMBERS), "unreceipted": [rng.choice(_NUMBERS)],
     }  # fmt: skip
@@ -167,4 +169,4 @@ def draw(rng: random.Random, at_s: float) -> Event:
     return Event(at_s, "throw", (rng.getrandbits(40),))
 
 
-DO = {"throw": throw}
+DO: dict[str, Callable[..., None]] = {"throw": throw}

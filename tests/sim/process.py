@@ -1,4 +1,4 @@
-"""A simulated process: it sleeps until something arrives or a deadline comes, has a pid that others may watch, stops and dies."""
+"""A simulated process: sleeps until something arrives or is due, has a pid that others may watch, stops and dies."""
 
 from __future__ import annotations
 

@@ -46,6 +46,7 @@ class SimClient(Process):
         self._control: Link | None = None
         self._control_up = False
         self._control_hello_s = 0.0
+        self._links = 0
         self.joined = False
         self._door = Door(self.wire, self, reply_address(host, self.incarnation))
         self._link = self._dial()
@@ -198,7 +199,8 @@ class SimClient(Process):
 
     def _dial(self) -> Link:
         link = Link(self.wire, self, inbox_address(self.host))
-        link.send(self._hello(self.calls.hello_info()))
+        self._links += 1
+        link.send(self._hello({**self.calls.hello_info(), "link": self._links}))
         self._hello_s = self.timeline.mono_s
         return link
 

@@ -1,6 +1,7 @@
-"""A peer router as the owner sees one: a consumer with credit, which begins at once what it gets, or returns it, or is lost with it.
+"""A peer router as the owner sees one: a consumer with credit, which begins at once what it gets, or returns it.
 
-It stands for a whole other host; its link to the owner is beyond this simulation, so it is joined to the router's dispatch directly.
+It stands for a whole other host. Its link to the owner is beyond this simulation, so it is joined to the router's
+dispatch directly.
 """
 
 from __future__ import annotations

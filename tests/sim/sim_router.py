@@ -71,8 +71,8 @@ class SimRouter(Process):
                     self.do(self.owner.unreachable(effect.peer, self.now))
             elif isinstance(effect, Persist):
                 self.do(self.owner.committed(effect.number, Durability.NONE, self.now))
-            elif isinstance(effect, WatchProcess) and not self.watch(effect.pid):
-                self._process_ended(effect.pid)
+            else:
+                self._watch(effect)
 
     def _send(self, effect: Send) -> None:
         if effect.peer.startswith(PEER_MARK):
@@ -83,6 +83,10 @@ class SimRouter(Process):
         message = effect.message
         if not self.inbox.send(effect.peer, message, effect.frames) and isinstance(message, m.Tasks):
             self.do(self.owner.undelivered(effect.peer, message, self.now))
+
+    def _watch(self, effect: WatchProcess) -> None:
+        if not self.watch(effect.pid):
+            self._process_ended(effect.pid)
 
     def _process_ended(self, pid: int) -> None:
         slot = self.owner.slot_of_pid(pid)

@@ -1,4 +1,4 @@
-"""The shell of a slot in simulated form: mirrors mesh/slot.py around the real Work. Running a task takes simulated time."""
+"""The shell of a slot in simulated form: mirrors mesh/slot.py around the real Work. A task takes simulated time."""
 
 from __future__ import annotations
 

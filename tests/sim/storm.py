@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from tests.sim import faults, hostile, invariants, workload
-from tests.sim.history import History
+from tests.sim.history import History, Job
 from tests.sim.workload import Event
 from tests.sim.world import NodePlan, Plan, World
 
@@ -16,7 +16,7 @@ DRAIN_S = 120.0
 #: Simulated steps beyond which a world is taken to run in circles.
 STEPS_MAX = 2_000_000
 
-DO = {**faults.DO, **workload.DO, **hostile.DO}
+DO: dict[str, Callable[..., None]] = {**faults.DO, **workload.DO, **hostile.DO}
 
 
 class Climate(NamedTuple):
@@ -79,7 +79,7 @@ def script_of(seed: int | str, n_events: int) -> Script:
 
 
 def run(script: Script, events: Sequence[Event] | None = None) -> History:
-    """Plays a script, or some of its events. Raises AssertionError for a broken invariant, and whatever a handler lets out."""
+    """Plays a script, or some of its events. Raises AssertionError for a broken invariant, and what a handler lets out."""
     world = World(script.seed, script.plan)
     begin_s = world.timeline.mono_s
     chosen = script.events if events is None else events
@@ -132,9 +132,7 @@ def _check_canaries(world: World) -> None:
     """After all that every client can still call and ask."""
     clients = world.living_clients()
     before = {client.name: len(client.replies) for client in clients}
-    specs = {
-        queue: workload.Spec("canary", queue, 0, 0, workload.Job(100, 0), 0, None, None, None) for queue in ("default",)
-    }
+    specs = {queue: workload.Spec("canary", queue, 0, 0, Job(100, 0), 0, None, None, None) for queue in ("default",)}
     for number, client in enumerate(clients):
         for spec in specs.values():
             workload.call(world, number, (spec,) * 5)
@@ -145,4 +143,4 @@ def _check_canaries(world: World) -> None:
         nodes = {node.name for node in world.living_nodes() if node.host == client.host}
         assert len(client.replies) == before[client.name] + 1, f"{client} got no answer to its last question"
         answer = client.replies[-1][1]
-        assert set(answer.values) == nodes and not answer.errors, f"{client} got {answer}, where there are {nodes}"
+        assert (set(answer.values), answer.errors) == (nodes, {}), f"{client} got {answer}, where there are {nodes}"

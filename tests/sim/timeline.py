@@ -12,7 +12,7 @@ START_WALL_S = 1_700_000_000.0
 
 
 class Timeline:
-    """Does everything in the order of its time; what is due at the same time, in the order in which it was asked for."""
+    """Does everything in the order of its time; what is due at the same time, in the order of asking."""
 
     def __init__(self) -> None:
         self.mono_s = START_MONO_S

@@ -1,4 +1,4 @@
-"""A wire with ZeroMQ's vices: links (DEALER) that dial doors (ROUTER), pipes between them, and the ways in which pipes lie.
+"""A wire with ZeroMQ's vices: links (DEALER) that dial doors (ROUTER), pipes between them, and how pipes lie.
 
 - A pipe is first in, first out. What was handed over may still be lost with the connection.
 - What a link sends while nobody answers its address waits in it, and reaches whoever binds that address next.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mesh import codec
 from mesh.messages import Buffer, Message
@@ -147,7 +147,7 @@ class Link:
             self._carry(door, self._outbox.popleft())
 
     def broken(self, *, keep: bool) -> None:
-        """The connection is gone. Where `keep`, what is sent from now on waits for the next one; else it is lost till then."""
+        """The connection is gone. Where `keep`, what waits for the next one stays; else it is lost."""
         door, self._door = self._door, None
         self._epoch += 1
         if door is not None:

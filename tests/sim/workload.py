@@ -1,8 +1,9 @@
-"""What users do: calls of all kinds, watching others' calls, asking nodes. Events are plain data, drawn before the world begins."""
+"""What users do: calls of all kinds, watching others' calls, asking nodes. Events are plain data, drawn beforehand."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from mesh.messages import Flag
@@ -144,4 +145,4 @@ def draw(rng: random.Random, at_s: float, *, plain: bool, crashing: bool) -> Eve
     return Event(at_s, kind, arguments)
 
 
-DO = {"call": call, "watch": watch, "inspect": inspect}
+DO: dict[str, Callable[..., None]] = {"call": call, "watch": watch, "inspect": inspect}

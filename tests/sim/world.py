@@ -1,4 +1,4 @@
-"""A world: two hosts with a router, nodes and clients each, on a lying wire, in simulated time. All chance comes from its seed."""
+"""A world: two hosts with a router, nodes and clients each, on a lying wire, in simulated time; chance by seed."""
 
 from __future__ import annotations
 
