@@ -125,6 +125,7 @@ class Dispatch:
         if task.phase is Phase.DONE:  # the outcome of an earlier attempt came first
             return None
         task.started_wall_s = 0.0
+        self._expires_again(task)
         if eta_wall_s > now.wall_s:
             task.move(Phase.WAITING)
             self.schedule.wait(task, eta_wall_s)
@@ -205,11 +206,15 @@ class Dispatch:
                 continue
             task.phase = Phase.READY
             task.started_wall_s = 0.0
-            expires = task.options.get("expires") if task.options is not None else None
-            if expires is not None:
-                self.schedule.expire_again(task, expires)
+            self._expires_again(task)
             self._queue(task.queue).push_front(task)
             self.ready_count += 1
+
+    def _expires_again(self, task: Task) -> None:
+        """A task that has come back is over if it expired while it was leased."""
+        expires = task.options.get("expires") if task.options is not None else None
+        if expires is not None:
+            self.schedule.expire_again(task, expires)
 
     # --- time ------------------------------------------------------------------------------------
 
@@ -249,7 +254,7 @@ class Dispatch:
 
     @staticmethod
     def _is_stale(consumer: Consumer, now: Now) -> bool:
-        return consumer.kind is Kind.SLOT and now.mono_s - consumer.busy_since_mono_s >= STALE_S
+        return consumer.kind is Kind.SLOT and consumer.busy_since_mono_s + STALE_S <= now.mono_s
 
     def next_deadline_mono_s(self, now: Now) -> float | None:
         """When `tick` or `stale` has something to do."""

@@ -147,7 +147,14 @@ class Slot(Peer):
     """A slot that runs what the test says."""
 
     def __init__(
-        self, node: Node, index: int, pid: int, address: bytes, queues: Sequence[str] = ("q",), last_lease: int = 0, **info: Any
+        self,
+        node: Node,
+        index: int,
+        pid: int,
+        address: bytes,
+        queues: Sequence[str] = ("q",),
+        last_lease: int = 0,
+        **info: Any,
     ) -> None:
         super().__init__(node.router, address)
         self.node, self.index, self.pid = node, index, pid
@@ -180,7 +187,9 @@ class Slot(Peer):
         self.looks()
         return next(number for number, assignment in self.held.items() if assignment.task_id == task_id)
 
-    def outcome(self, task_id: bytes, body: bytes = b"done", *, runtime_us: int = 100, delivered: bool = False) -> m.Outcomes:
+    def outcome(
+        self, task_id: bytes, body: bytes = b"done", *, runtime_us: int = 100, delivered: bool = False
+    ) -> m.Outcomes:
         """The message that says how a task it holds has ended."""
         lease = self.lease_of(task_id)
         return m.Outcomes([list(m.Outcome(lease, task_id, Status.SUCCESS, runtime_us, body, 0, delivered))])

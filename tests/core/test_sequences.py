@@ -14,7 +14,7 @@ def make(checked):
 
 def as_ranges(numbers):
     """The ascending, disjoint, non-adjacent ranges of a set of numbers."""
-    ranges = []
+    ranges: list[list[int]] = []
     for number in sorted(numbers):
         if ranges and ranges[-1][1] == number - 1:
             ranges[-1][1] = number
