@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import pytest
 
+from mesh import ids
 from mesh.core.credit import (
     DOUBT_S,
     FIRST_SAMPLES,
@@ -36,11 +37,12 @@ class Bench:
     """A dispatch and what it says has ended."""
 
     def __init__(self, budgets=Budgets(3, 20)):  # noqa: B008
-        self.ended = []
-        self.dispatch = Dispatch(
-            budgets, lambda task, kind, why: self.ended.append(Ended(*sequences([task]), kind, why))
-        )
+        self.ended: list[Ended] = []
+        self.dispatch = Dispatch(budgets, self._note)
         self.count = 0
+
+    def _note(self, task, kind, reason):
+        self.ended.append(Ended(ids.sequence_of(task.task_id), kind, reason))
 
     def check(self):
         self.dispatch.check()
@@ -814,7 +816,7 @@ def something(bench, rng, now):
             bench.accept(rng.randint(1, 6), now, name=name, priority=rng.choice((0, 9)), flags=flags, **options)
         case "join" if len(consumers) < 5:
             (bench.slot if rng.random() < 0.7 else bench.peer)(f"c{now.mono_s}")
-        case "ends" if leases:
+        case "ends" if consumer and leases:
             task = consumer.held[leases[0]]
             over = bench.dispatch.outcome(consumer, leases[0], task.task_id, now, rng.randrange(2_000))
             return [] if over is None else sequences([over])
@@ -830,14 +832,14 @@ def something(bench, rng, now):
     return []
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(8))
 def test_no_task_is_lost_doubled_or_held_beyond_credit_whatever_happens(make, seed):
     rng = random.Random(seed)
     bench, mono_s = make(2, 3), 100.0
     done: list[int] = []
     for name, runtime_us in (("tiny", 10), ("short", 600)):
         bench.learn(name, runtime_us)
-    for _ in range(800):
+    for _ in range(500):
         # Given whatever came before, when something happens, and the dispatch looks around
         mono_s += rng.choice((0.0001, 0.001, 0.02, 1.0))
         now = at(mono_s)
