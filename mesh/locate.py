@@ -319,18 +319,19 @@ def ensure_router(place: Place) -> None:
     if place.managed:
         return
     fd = os.open(start_lock_path(place), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    if not _lock(fd, fcntl.LOCK_EX):
-        os.close(fd)
-        return
-    if router_pid(place) is not None:
-        _unlock(fd)
-        return
     try:
-        _spawn(place, fd)
-    except OSError as error:
-        _unlock(fd)
-        raise RouterUnreachable(place.mesh, 0.0, f"to start one with {sys.executable!r}", _reason(error)) from None
-    os.close(fd)
+        if not _lock(fd, fcntl.LOCK_EX):
+            return
+        if router_pid(place) is not None:
+            fcntl.flock(fd, fcntl.LOCK_UN)
+            return
+        try:
+            _spawn(place, fd)
+        except OSError as error:
+            fcntl.flock(fd, fcntl.LOCK_UN)
+            raise RouterUnreachable(place.mesh, 0.0, f"to start one with {sys.executable!r}", _reason(error)) from None
+    finally:
+        os.close(fd)  # also after Ctrl-C: a process that goes on must not keep others from starting a router
 
 
 def _spawn(place: Place, start_lock: int) -> None:

@@ -432,6 +432,26 @@ def test_a_router_that_died_at_its_start_is_followed_by_another(
     wait_for(asks_and_looks, "the second")
 
 
+def test_ctrl_c_while_a_router_is_started_keeps_nobody_else_from_starting_one(
+    place: locate.Place, stand_in: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a process that was interrupted as it started a router, and goes on
+    def interrupted(place: locate.Place, start_lock: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(locate, "_spawn", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            locate.ensure_router(place)
+
+    # When anybody needs a router
+    stand_in(0.0)
+    locate.ensure_router(place)
+
+    # Then one is started
+    wait_for(lambda: bool(locate.router_pid(place)), "a router")
+
+
 def test_a_log_that_has_grown_is_set_aside_at_the_next_start(
     place: locate.Place, stand_in: Callable[[float], None]
 ) -> None:
