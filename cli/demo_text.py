@@ -57,7 +57,7 @@ def announce(directory: Path, root: str, files: int, nodes: int, slots: int, sta
     """What runs, and what comes; on stderr, like the progress."""
     click.echo(
         f"A mesh in {directory}, up in {start_s:.2f} s: 1 router, {_count(nodes, 'node')} of {_count(slots, 'slot')}.\n"
-        f"A census of {_printable(root)}: {_count(files, 'file')}, one task each.\n",
+        f"A census of {_printable(root)}:\n{_count(files, 'file')} of Python, one task each.\n",
         err=True,
     )
 
@@ -142,7 +142,7 @@ def _figures(found: Findings) -> list[str]:
     return [
         f"on the mesh      {found.mesh_s:6.2f} s    {tasks}",
         f"in one process   {found.serial_s:6.2f} s    {click.style(check, fg='red' if found.differing else 'green')}",
-        f"ratio            {_speedup(found):6.2f}      the mesh's is this many times as fast",
+        f"ratio            {_speedup(found):6.2f} ×    as fast on the mesh as in one process",
         f"median latency   {found.median_call_s * 1e3:6.2f} ms   from call to value, of {found.calls} single calls",
     ]
 

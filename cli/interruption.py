@@ -20,7 +20,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self._heard = False
-        #: The signal that came first, as long as it has not been raised.
+        #: The signal that came first, as long as it has not ended `heard()`.
         self._pending: int | None = None
         self._before: dict[int, Any] = {}
 
@@ -38,24 +38,26 @@ class Interruption:
 
     @contextmanager
     def heard(self) -> Iterator[None]:
-        """Within, a signal raises: SIGINT KeyboardInterrupt, the others SystemExit with 128 + their number."""
+        """Within, a signal raises: SIGINT KeyboardInterrupt, the others SystemExit with 128 + their number.
+
+        Where Python drops an exception (in a finaliser), the next signal raises again, and so does the end.
+        """
         try:
             self._heard = True
             self._raise_pending()
             yield
+            self._raise_pending()
         finally:
-            self._heard = False
+            self._heard, self._pending = False, None
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._pending is None:
             self._pending = number
         if self._heard:
-            self._heard = False
             self._raise_pending()
 
     def _raise_pending(self) -> None:
-        number, self._pending = self._pending, None
-        if number == signal.SIGINT:
+        if self._pending == signal.SIGINT:
             raise KeyboardInterrupt
-        if number is not None:
-            raise SystemExit(128 + number)
+        if self._pending is not None:
+            raise SystemExit(128 + self._pending)

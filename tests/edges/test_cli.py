@@ -250,7 +250,7 @@ def test_a_command_line_imports_what_it_needs_and_no_more(mesh: Shell, argv: str
     ("argv", "says"),
     [
         ("wroker", "No such command 'wroker'. Did you mean 'worker'?"),
-        ("frobnicate", "No such command 'frobnicate'. There are call, inspect, router, status, worker."),
+        ("frobnicate", f"No such command 'frobnicate'. There are {', '.join(sorted(root.COMMANDS))}."),
         ("worker", 'no app is given: name the module that holds it, as in "mesh -A proj worker", or set MESH_APP'),
         ("-A proj worker --bogus", "No such option"),
         ("-A proj worker -c 0", "0 is not in the range x>=1"),

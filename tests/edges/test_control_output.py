@@ -148,7 +148,7 @@ def test_answers_stand_below_their_node_as_celery_prints_them() -> None:
     values = {"a@x": [], "b@x": ["proj.add", "proj.mul"], "c@x": {"ok": "pong"}, "d@x": {"x": 1}}
 
     # When they are laid out, without colours
-    shown = click.unstyle("\n".join(inspect_command._lines(values, quiet=False)))
+    shown = click.unstyle("\n".join(inspect_command.lines(values, quiet=False)))
 
     # Then each has its line and its indented body, and the count is last
     assert shown.splitlines() == [
@@ -162,8 +162,8 @@ def test_answers_stand_below_their_node_as_celery_prints_them() -> None:
 
 
 def test_one_node_is_counted_in_the_singular_and_quiet_counts_none() -> None:
-    assert inspect_command._lines({"a@x": []}, quiet=False)[-1] == "\n1 node online."
-    assert inspect_command._lines({"a@x": []}, quiet=True)[-1] == "    - empty -"
+    assert inspect_command.lines({"a@x": []}, quiet=False)[-1] == "\n1 node online."
+    assert inspect_command.lines({"a@x": []}, quiet=True)[-1] == "    - empty -"
 
 
 def test_the_status_says_who_is_there_and_what_waits() -> None:
