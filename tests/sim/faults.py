@@ -117,10 +117,14 @@ def cut(world: World, number: int, back_s: float) -> None:
 
 
 def drop(world: World, number: int, back_s: float) -> None:
-    link = _link(world, number)
-    if link is not None:
-        _note(world, "drop", link.owner)
-        link.drop_share = (0.1, 0.5, 1.0)[number % 3]
+    """One link loses much, or all links of a host lose a little."""
+    chosen = _link(world, number)
+    if chosen is None:
+        return
+    links = [chosen] if number % 2 else [link for link in world.wire.links if link.owner.host == chosen.owner.host]
+    _note(world, "drop" if number % 2 else "drop on all links", chosen.owner)
+    for link in links:
+        link.drop_share = (0.3, 0.6, 1.0)[number % 3] if number % 2 else 0.05
         world.timeline.after(back_s / 4, link.heal)
 
 
@@ -174,7 +178,7 @@ KINDS: dict[str, tuple[Callable[[World, int, float], None], int]] = {
 }
 
 #: Faults after which nothing may run twice or be lost.
-MILD = ("kill client", "client leaves", "pause", "repeat", "delay", "clock")
+MILD = ("kill client", "client leaves", "pause", "repeat", "delay", "full", "clock")
 
 DO: dict[str, Callable[..., None]] = {kind: do for kind, (do, _) in KINDS.items()}
 

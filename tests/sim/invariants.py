@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.sim.storm import Script
 
 #: Faults that may cost a message, and with it make a task run twice.
-LOSSY = frozenset({"cut", "drop"})
+LOSSY = frozenset({"cut", "drop", "drop on all links"})
 
 
 # --- liveness ------------------------------------------------------------------------------------

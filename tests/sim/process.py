@@ -15,6 +15,8 @@ POLL_LATE_S = 0.0005
 #: What a turn takes at least: whatever arrives meanwhile is one batch.
 TURN_S = 0.0001
 NEVER = float("inf")
+#: One turn in this many is followed by all checks of the machine; they cost as much as many turns.
+CHECK_EVERY = 40
 
 
 class Process:
@@ -37,6 +39,7 @@ class Process:
         self._put_off: list[Callable[[], None]] = []
         self._wake_s = NEVER
         self._turned_s = 0.0
+        self._turns = 0
 
     def turn(self) -> None:
         """One round of the loop."""
@@ -44,6 +47,10 @@ class Process:
 
     def next_deadline(self) -> float | None:
         """When the loop has something to do though nothing arrives."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Raises AssertionError where the machine is inconsistent."""
         raise NotImplementedError
 
     def released(self) -> None:
@@ -72,6 +79,9 @@ class Process:
             return
         self._turned_s = self.timeline.mono_s
         self.turn()
+        self._turns += 1
+        if self._turns % CHECK_EVERY == 0:
+            self.check()
         self.sleep()
 
     def sleep(self) -> None:

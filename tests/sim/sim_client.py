@@ -107,6 +107,9 @@ class SimClient(Process):
         soonest = min(self._control_again_s(), NEVER if due is None else due)
         return None if soonest == NEVER else soonest
 
+    def check(self) -> None:
+        self.calls.check()
+
     def has_input(self) -> bool:
         return self._link.has_input or self._door.has_input or (self._control is not None and self._control.has_input)
 
@@ -181,7 +184,6 @@ class SimClient(Process):
             elif isinstance(message, m.NeedHello):
                 self._rejoin()
                 return
-        calls.check()
 
     def _receive_control(self) -> None:
         assert self._control is not None

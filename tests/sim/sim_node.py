@@ -71,6 +71,9 @@ class SimNode(Process):
     def next_deadline(self) -> float | None:
         return self.supervision.next_deadline_mono_s() if self.joined else self._hello_s + HELLO_AGAIN_S
 
+    def check(self) -> None:
+        self.supervision.check()
+
     def has_input(self) -> bool:
         return self.link.has_input or bool(self._template_said)
 
@@ -116,7 +119,6 @@ class SimNode(Process):
                     self.page.withdraw(slot, ALL_LEASES)
                 self._do(self.supervision.template_lost(self.timeline.mono_s))
                 self._template_gone = True
-        self.supervision.check()
 
     def lose_template(self) -> None:
         """The template process dies, and its slots with it."""

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 MESH = "default"
-#: One turn in this many is followed by all checks.
-CHECK_EVERY = 8
 
 
 class SimRouter(Process):
@@ -33,7 +31,6 @@ class SimRouter(Process):
         self.control = Door(self.wire, self, control_address(host))
         self.peers: dict[bytes, SimPeer] = {}
         self._from_peers: list[Arrival] = []
-        self._turns = 0
 
     # --- the loop --------------------------------------------------------------------------------
 
@@ -44,12 +41,12 @@ class SimRouter(Process):
         self.do(self.owner.handle(batch + from_peers, self.now))
         for pid in self.ended():
             self._process_ended(pid)
-        self._turns += 1
-        if self._turns % CHECK_EVERY == 0:
-            self.owner.check()
 
     def next_deadline(self) -> float | None:
         return self.owner.next_deadline_mono_s()
+
+    def check(self) -> None:
+        self.owner.check()
 
     def has_input(self) -> bool:
         return self.inbox.has_input or self.control.has_input or bool(self._from_peers)

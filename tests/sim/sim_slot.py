@@ -82,6 +82,9 @@ class SimSlot(Process):
             deadlines.append(self._hello_s + HELLO_AGAIN_S)
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
+    def check(self) -> None:
+        self.work.check()
+
     def has_input(self) -> bool:
         return self._router.has_input or any(one.link.has_input and not one.up for one in self.direct.values())
 

@@ -79,7 +79,7 @@ def script_of(seed: int | str, n_events: int) -> Script:
 
 
 def run(script: Script, events: Sequence[Event] | None = None) -> History:
-    """Plays a script, or some of its events. Raises AssertionError for a broken invariant, and what a handler lets out."""
+    """Plays a script, or some of its events. Raises AssertionError for a broken invariant, and what handlers raise."""
     world = World(script.seed, script.plan)
     begin_s = world.timeline.mono_s
     chosen = script.events if events is None else events
