@@ -6,7 +6,6 @@ incarnation (low) · 40 bits sequence. The first 11 bytes are the same for all c
 
 from __future__ import annotations
 
-import uuid
 from typing import Final, NamedTuple
 
 OWNER_TAG_BYTES: Final = 6
@@ -66,7 +65,7 @@ def to_text(task_id: bytes) -> str:
 def from_text(text: str) -> bytes | None:
     """The id's bytes, or None where the text is not a stamp (a custom id, or another system's UUID)."""
     try:
-        raw = uuid.UUID(text).bytes
+        raw = bytes.fromhex(text.replace("-", ""))
     except ValueError:
         return None
-    return raw if is_stamp(raw) else None
+    return raw if is_stamp(raw) and to_text(raw) == text.lower() else None
