@@ -154,6 +154,8 @@ class Dispatch:
     def returned(self, consumer: Consumer, leases: list[int]) -> None:
         """The consumer did not begin these; they go back to the front, uncharged. What it does not hold is ignored."""
         self._requeue([task for lease in sorted(leases) if (task := consumer.close(lease)) is not None])
+        if not consumer.held:
+            consumer.recalling = False
 
     def undelivered(self, consumer: Consumer, leases: list[int], now: Now) -> None:
         """The consumer's pipe refused these; they go back to the front, and it gets nothing for a moment."""

@@ -155,6 +155,8 @@ def throw(world: World, seed: int) -> None:
         return
     world.history.counts["hostile messages"] += 1
     doors = [door for door in world.wire.doors.values() if "reply" not in door.address or rng.random() < 0.2]
+    if not doors or not world.wire.links:
+        return
     if rng.random() < 0.75:
         door: Door = rng.choice(doors)
         peer = rng.choice([*door.peers, b"\x01stranger"])
