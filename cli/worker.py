@@ -13,7 +13,7 @@ import click
 
 from mesh import locate, logs
 from mesh.exceptions import MeshError
-from mesh.settings import QUEUE_NAME_RULE, is_queue_name
+from mesh.settings import QUEUE_NAME_RULE, is_queue_name, router_settings
 from mesh.version import VERSION
 
 from . import errors, exit_codes
@@ -150,6 +150,7 @@ def _loader(state: State, include: tuple[str, ...]) -> Callable[[], LoadedApp]:
             "queue": settings.task_default_queue,
             "concurrency": settings.worker_concurrency,
             "broker_url": settings.broker_url,
+            "router_settings": router_settings(settings),
         }
         return LoadedApp(app.tasks, info)
 

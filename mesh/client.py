@@ -20,7 +20,7 @@ from mesh.exceptions import MeshError, RouterUnreachable, SubmitBlocked, TaskLos
 from mesh.interfaces import PendingCall, TaskState
 from mesh.messages import Buffer, Role
 from mesh.reactor import Reactor
-from mesh.settings import Settings
+from mesh.settings import Settings, router_settings
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +71,8 @@ class Client:
         self._control_hello_mono_s = 0.0
         self._control_to_send: list[messages.Request] = []
         self._closed = False
+        #: Set when the client closes and everything is confirmed.
+        self._drained = threading.Event()
         self._joined = False
         self._refused = ""
         self._router_pid = 0
@@ -98,7 +100,7 @@ class Client:
 
     def _open(self) -> None:
         if self._autostart:
-            locate.ensure_router(self._place)
+            locate.ensure_router(self._place, router_settings(self._settings))
         else:
             locate.prepare(self._place)
         self._incarnation = transport.fresh_incarnation()
@@ -149,7 +151,7 @@ class Client:
         self._close_control()
         if ensure and self._autostart:
             try:
-                locate.ensure_router(self._place)
+                locate.ensure_router(self._place, router_settings(self._settings))
             except MeshError as error:
                 self._refused = str(error)
         self._link = self._dial()
@@ -302,6 +304,8 @@ class Client:
             for message in self._calls.look(time.monotonic()):
                 self._link.send(message)
         self.flush()
+        if self._closed and not self._calls.unconfirmed:
+            self._drained.set()
 
     def _due_mono_s(self) -> float | None:
         """When there is something to do though nothing comes in."""
@@ -455,9 +459,8 @@ class Client:
         calls = self._calls
         atexit.unregister(self.close)
         calls.confirm_wanted = True
-        event = threading.Event()
         self._reactor.wake()
-        delivered = self._reactor.wait(lambda: not calls.unconfirmed, lambda: event, FLUSH_S)
+        delivered = self._reactor.wait(lambda: not calls.unconfirmed, lambda: self._drained, FLUSH_S)
         self._reactor.close()
         if not delivered:
             print(
@@ -491,8 +494,11 @@ def _follow(one: PendingCall | Answer) -> threading.Event:
 
 def _wake(settled: list[PendingCall]) -> None:
     for pending in settled:
-        if pending.waiter is not None:
-            pending.waiter.set()
+        waiter = pending.waiter
+        if waiter is not None:
+            # Whoever waits from here on makes a new one, so that no event is ever cleared under another's feet.
+            pending.waiter = None
+            waiter.set()
 
 
 def _close_in_multiprocessing_child(client: Client) -> None:

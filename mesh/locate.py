@@ -20,7 +20,8 @@ import re
 import stat
 import sys
 import time
-from typing import Final, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 
 from mesh.exceptions import InvalidMeshName, RouterNotPermitted, RouterUnreachable, UnsupportedURL
 
@@ -306,9 +307,10 @@ def _is_at(fd: int, path: str) -> bool:
 # --- starting one --------------------------------------------------------------------------------
 
 
-def ensure_router(place: Place) -> None:
+def ensure_router(place: Place, settings: Mapping[str, Any] | None = None) -> None:
     """Starts a router unless one runs or is being started; returns at once, before it is ready. Any thread may call it.
 
+    `settings` are those that are not the defaults (`settings.router_settings`), for the router that is started.
     Who gets no answer for a while calls it again: the router it met may have been on its way out.
 
     Raises:
@@ -326,7 +328,7 @@ def ensure_router(place: Place) -> None:
             fcntl.flock(fd, fcntl.LOCK_UN)
             return
         try:
-            _spawn(place, fd)
+            _spawn(place, fd, settings or {})
         except OSError as error:
             fcntl.flock(fd, fcntl.LOCK_UN)
             raise RouterUnreachable(place.mesh, 0.0, f"to start one with {sys.executable!r}", _reason(error)) from None
@@ -334,11 +336,15 @@ def ensure_router(place: Place) -> None:
         os.close(fd)  # also after Ctrl-C: a process that goes on must not keep others from starting a router
 
 
-def _spawn(place: Place, start_lock: int) -> None:
+def _spawn(place: Place, start_lock: int, settings: Mapping[str, Any]) -> None:
     """Starts `python -m mesh.router` in a session of its own, as nobody's child, with the lock as descriptor 3."""
     import signal
 
     router = ["-m", "mesh.router", place.directory, "--mesh", place.mesh, "--start-lock-fd", str(_START_LOCK_FD)]
+    if settings:
+        import json
+
+        router += ["--settings", json.dumps(dict(settings))]
     log, lock = _open_log(place), fcntl.fcntl(start_lock, fcntl.F_DUPFD_CLOEXEC, 10)
     try:
         pid = os.posix_spawn(

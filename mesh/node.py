@@ -225,7 +225,7 @@ class Node:
         self._poller.remove(self._link)
         self._link.close()
         if not self._supervision.ending:
-            locate.ensure_router(self._place)
+            locate.ensure_router(self._place, self._info.get("router_settings"))
         self._link = self._dial()
 
     def _give_up_or_rejoin(self) -> None:
@@ -319,24 +319,30 @@ def run_node(options: NodeOptions, run_slot: RunSlot) -> int:
         AppFailed: the app could not be loaded.
         RouterUnreachable: no router answered in `options.connect_s`.
     """
-    if options.place is not None:
-        locate.ensure_router(options.place)
     template = Template(options.load, run_slot)
     try:
-        said = template.receive()
-        if said is None or said[0] != "loaded":
-            raise AppFailed(*(said[1:] if said else ("the process that loads the app died", "")))
-        info: dict[str, Any] = said[1]
-        place = options.place
-        if place is None:
-            place = locate.locate(info.get("broker_url"))
-            locate.ensure_router(place)
+        info = _load(template)
+        place = options.place or locate.locate(info.get("broker_url"))
+        locate.ensure_router(place, info.get("router_settings"))
         info["queues"] = list(options.queues or (info["queue"],))
         info["concurrency"] = options.concurrency or info.get("concurrency") or len(os.sched_getaffinity(0))
         options.on_loaded({**info, "mesh": place.mesh, "directory": place.directory})
         return _supervise(options, template, info, place)
     finally:
         template.close()
+
+
+def _load(template: Template) -> dict[str, Any]:
+    """What the template says of the app. An import that takes its time can be interrupted."""
+    try:
+        said = template.receive()
+    except BaseException:
+        template.kill()
+        raise
+    if said is None or said[0] != "loaded":
+        raise AppFailed(*(said[1:] if said else ("the process that loads the app died", "")))
+    info: dict[str, Any] = said[1]
+    return info
 
 
 def _supervise(options: NodeOptions, template: Template, info: dict[str, Any], place: locate.Place) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import os
 import signal
@@ -85,6 +86,10 @@ class Router:
         """Ends `run` soon. Any thread, also a signal handler."""
         self._stopping = True
         self._wakeup.set()
+
+    def heed_signals(self) -> None:
+        """A signal's handler runs at once, even if the signal comes right before a wait. Main thread only."""
+        self._wakeup.set_on_signals()
 
     def close(self) -> None:
         """Gives every socket and descriptor back."""
@@ -251,6 +256,7 @@ def run_router(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
+    router.heed_signals()
     if start_lock_fd is not None:
         locate.release_start_lock(start_lock_fd)
     if on_ready is not None:
@@ -268,14 +274,15 @@ def run_router(
 
 
 def main(argv: list[str]) -> int:
-    """`python -m mesh.router DIRECTORY --mesh NAME [--start-lock-fd N]`: what `locate.ensure_router` starts."""
+    """`python -m mesh.router DIRECTORY --mesh NAME [--start-lock-fd N] [--settings JSON]`: one started on demand."""
     options = dict(zip(argv[1::2], argv[2::2], strict=False))
     place = locate.locate(f"mesh://{argv[0]}")
     place = place._replace(mesh=options.get("--mesh", place.mesh))
     fd = options.get("--start-lock-fd")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
-        return run_router(place, Settings(), start_lock_fd=None if fd is None else int(fd))
+        settings = Settings()._replace(**json.loads(options.get("--settings", "{}")))
+        return run_router(place, settings, start_lock_fd=None if fd is None else int(fd))
     except MeshError as error:
         logger.error("%s", error, extra={"action": "failed"})
         return 1

@@ -40,6 +40,24 @@ class Settings(NamedTuple):
     enable_utc: bool = True
 
 
+#: Settings of the router. One that is started on demand runs on those of whoever starts it.
+ROUTER_SETTINGS: Final = (
+    "result_expires",
+    "results_max_bytes",
+    "crash_budget",
+    "lost_budget",
+    "queue_max_tasks",
+    "router_idle_exit",
+)
+
+
+def router_settings(settings: Settings) -> dict[str, Any]:
+    """Those settings of the router that are not the defaults: plain values by name."""
+    defaults = Settings()
+    wanted = {name: getattr(settings, name) for name in ROUTER_SETTINGS}
+    return {name: value for name, value in wanted.items() if value != getattr(defaults, name)}
+
+
 # --- checks: each returns the value as it is kept, or raises ValueError ----------------------------
 
 

@@ -39,7 +39,7 @@ class LoadedApp(NamedTuple):
     """What loading the user's app yields, in the template."""
 
     registry: Registry
-    info: dict[str, Any]  #: "app", "tasks", "queue" (default), "concurrency" or None, "broker_url" or None; plain data
+    info: dict[str, Any]  #: "app", "tasks", "queue" (default), "concurrency", "broker_url", "router_settings"
 
 
 class SlotOrder(NamedTuple):
@@ -105,6 +105,11 @@ class Template:
         if self._lifeline_open:
             os.close(self._lifeline)
             self._lifeline_open = False
+
+    def kill(self) -> None:
+        """Ends the template at once, wherever it is; `close` reaps it."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
 
     def close(self) -> int:
         """Ends the template (its slots have ended) and reaps it. Returns its wait status."""

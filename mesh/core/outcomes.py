@@ -101,6 +101,11 @@ class OutcomeStore:
             for task_id in going:
                 del table[task_id]
 
+    @property
+    def has_unreceived(self) -> bool:
+        """There are outcomes whose caller has not said that it has them."""
+        return bool(self._unreceived)
+
     def __contains__(self, task_id: bytes) -> bool:
         return task_id in self._unreceived or task_id in self._received
 

@@ -216,8 +216,9 @@ class Owner:
         return len(self._caller_of)
 
     def is_idle(self) -> bool:
-        """Nobody is connected and nothing is to be done."""
-        return not (self.dispatch.open or self.dispatch.consumers or self._caller_of or self.membership.nodes)
+        """Nobody is connected, nothing is to be done, and nobody may come for an outcome."""
+        there = self.dispatch.consumers or self._caller_of or self.membership.nodes
+        return not (there or self.dispatch.open or self.outcomes.has_unreceived)
 
     # --- links -----------------------------------------------------------------------------------
 
@@ -463,6 +464,7 @@ class Owner:
         if caller is None:
             self._need_hello(peer)
             return
+        self._adopt_orphans(caller, reconcile.outstanding)
         missing = caller.seen.missing_from(reconcile.outstanding)
         if missing:
             self._effects.append(Send(peer, m.Missing(missing)))
@@ -476,6 +478,16 @@ class Owner:
             task_id = stamp(caller.prefix, sequence)
             if task_id not in self.dispatch.open:
                 self._hand_out(peer, task_id)
+
+    def _adopt_orphans(self, caller: Caller, outstanding: m.Ranges) -> None:
+        """Outcomes that came here before their caller did answer it: they need no second run."""
+        if not self._orphans:
+            return
+        wanted = SequenceSet(outstanding)
+        for task_id in [one for one in self._orphans if one[:PREFIX_BYTES] == caller.prefix]:
+            if sequence_of(task_id) in wanted:
+                caller.seen.add(sequence_of(task_id))
+                self._orphans.discard(task_id)
 
     def _ask(self, peer: bytes, ask: m.Ask, frames: tuple[Buffer, ...]) -> None:
         if peer not in self._caller_of:
