@@ -136,7 +136,7 @@ _WAYS: Final = {
     messages.HelloRefused: "router → client, slot, node",
     messages.NeedHello: "router → client, slot, node",
     messages.Bye: "client, slot, node → router",
-    messages.Malformed: "reserved",
+    messages.Malformed: "router → client, slot, node",
     messages.Publish: "client → router",
     messages.Confirm: "router → client",
     messages.Received: "client → router",

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from mesh import ids, locate, messages, transport
 from mesh.core.calls import Calls
-from mesh.exceptions import MeshError, RouterUnreachable, SubmitBlocked, TaskLost
+from mesh.exceptions import MeshError, RouterUnreachable, SubmitBlocked, TaskLost, VersionRefused
 from mesh.interfaces import PendingCall, TaskState
 from mesh.messages import Buffer, Role
 from mesh.reactor import Reactor
@@ -75,6 +75,8 @@ class Client:
         self._drained = threading.Event()
         self._joined = False
         self._refused = ""
+        #: Why no router of this mesh will ever take this client.
+        self._fatal: MeshError | None = None
         self._router_pid = 0
         #: Slots that have said HELLO at the reply door, longest there first; what others say there is dropped.
         self._let_in: dict[bytes, None] = {}
@@ -119,6 +121,8 @@ class Client:
     def _first_hello(self) -> None:
         begun_mono_s = time.monotonic()
         while not self._joined:
+            if self._fatal is not None:
+                raise self._fatal
             waited_s = time.monotonic() - begun_mono_s
             if waited_s >= self._settings.broker_connection_timeout:
                 raise RouterUnreachable(self._place.mesh, waited_s, locate.inbox_url(self._place), self._refused)
@@ -391,13 +395,17 @@ class Client:
                 return
             elif kind is messages.HelloRefused:
                 self._on_refused(message)  # type: ignore[arg-type]
+            elif kind is messages.Malformed:
+                logger.warning("the router dropped a message: %s", message, extra={"action": "malformed"})
 
     def _on_refused(self, refused: messages.HelloRefused) -> None:
         said, self._refused = self._refused, refused.reason
-        if refused.code == "duplicate":
-            raise MeshError(refused.reason)
         if refused.reason != said:
             logger.warning("the router refused this client: %s", refused.reason, extra={"action": "refused"})
+        if refused.code in {"version", "mesh", "duplicate"}:
+            # No later HELLO of this client will be answered otherwise: whoever waits is told.
+            self._fatal = _refusal(refused)
+            _wake(self._calls.abandon(self._fatal))
 
     def _join(self, hello_ok: messages.HelloOk) -> None:
         if self._joined:
@@ -483,6 +491,12 @@ class Client:
         self._context.term()
         self._processes.close()
         self._wakeup.close()
+
+
+def _refusal(refused: messages.HelloRefused) -> MeshError:
+    if refused.code == "version":
+        return VersionRefused(refused.major, messages.PROTOCOL_MAJOR)
+    return MeshError(f"the router refuses this client: {refused.reason}")
 
 
 def _follow(one: PendingCall | Answer) -> threading.Event:

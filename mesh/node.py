@@ -180,6 +180,10 @@ class Node:
         self._stops += 1
         self._wakeup.set()
 
+    def heed_signals(self) -> None:
+        """A signal's handler runs at once, even if the signal comes right before a wait. Main thread only."""
+        self._wakeup.set_on_signals()
+
     def _act_on_stops(self) -> None:
         if self._stops and not self._supervision.ending:
             logger.info("stopping: running tasks finish, the rest goes back", extra={"action": "warm_stop"})
@@ -243,6 +247,8 @@ class Node:
                 self._answer(message)
             elif type(message) is messages.HelloOk:
                 self._join(message)
+            elif type(message) is messages.Malformed:
+                logger.warning("the router dropped a message: %s", message, extra={"action": "malformed"})
             elif type(message) is messages.HelloRefused:
                 self.refused = message.reason
                 if message.code in ("duplicate", "version", "mesh"):
@@ -355,6 +361,7 @@ def _supervise(options: NodeOptions, template: Template, info: dict[str, Any], p
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, on_signal)
+    node.heed_signals()
     try:
         return 0 if node.run() else 1
     finally:

@@ -66,8 +66,14 @@ class Router:
         }
 
     def _bind(self) -> None:
-        self._inbox = transport.Door(self._context, locate.inbox_url(self._place), on_malformed=self._on_malformed)
-        self._control = transport.Door(self._context, locate.control_url(self._place), on_malformed=self._on_malformed)
+        self._inbox = self._open(locate.inbox_url(self._place))
+        self._control = self._open(locate.control_url(self._place))
+
+    def _open(self, url: str) -> transport.Door:
+        door = transport.Door(
+            self._context, url, on_malformed=lambda peer, error: self._on_malformed(door, peer, error)
+        )
+        return door
 
     # --- life ------------------------------------------------------------------------------------
 
@@ -184,13 +190,14 @@ class Router:
             self._refusals_logged.add(refused.reason)
             logger.warning("refused: %s", refused.reason, extra={"action": "refused", "code": refused.code})
 
-    def _on_malformed(self, peer: bytes, error: MalformedMessage) -> None:
+    def _on_malformed(self, door: transport.Door, peer: bytes, error: MalformedMessage) -> None:
         count = self._malformed_from.get(peer, 0) + 1
         if len(self._malformed_from) >= MALFORMED_PEERS:
             self._malformed_from.clear()
         self._malformed_from[peer] = count
         if count <= MALFORMED_LOGGED:
             logger.warning("a message was dropped: %s", error, extra={"action": "malformed", "peer": peer.hex()})
+            door.send(peer, messages.Malformed(error.reason))
 
 
 def _encode_failure(error: MeshError) -> bytes:

@@ -256,6 +256,8 @@ class Slot:
             elif kind is messages.NeedHello:
                 self._rejoin()
                 return
+            elif kind is messages.Malformed:
+                logger.warning("the router dropped a message: %s", message, extra={"action": "malformed"})
             elif kind is messages.HelloRefused:
                 logger.error("the router refused this slot: %s", message.reason, extra={"action": "refused"})  # type: ignore[union-attr]
         for prefix, direct in list(self._direct.items()):

@@ -436,7 +436,7 @@ def test_ctrl_c_while_a_router_is_started_keeps_nobody_else_from_starting_one(
     place: locate.Place, stand_in: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a process that was interrupted as it started a router, and goes on
-    def interrupted(place: locate.Place, start_lock: int) -> None:
+    def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -223,11 +223,11 @@ def test_a_client_that_is_refused_says_why_and_logs_it_once(place, monkeypatch, 
     client = Client(place, Settings(broker_connection_timeout=1.5))
 
     # When it connects
-    with pytest.raises(RouterUnreachable) as unreachable:
+    with pytest.raises(VersionRefused) as refused:
         client.submit("f", "q", 0, 0, b"", None, None)
 
-    # Then the error names the versions, and the log says so once, however often it asked
-    assert "protocol 1" in str(unreachable.value)
+    # Then the error has both versions, and the log says so once, however often it asked
+    assert (refused.value.theirs, refused.value.ours) == (1, 2)
     assert len([one for one in caplog.records if "protocol 1" in one.getMessage()]) == 1
     client.close()
 
