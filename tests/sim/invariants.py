@@ -18,6 +18,8 @@ from tests.sim.world import HOSTS, World
 if TYPE_CHECKING:
     from tests.sim.storm import Script
 
+#: What a slot may live on when its template's end has been reported: the kernel kills it in a moment.
+LAST_GASP_S = 0.01
 #: Faults that may cost a message, and with it make a task run twice.
 LOSSY = frozenset({"cut", "drop", "drop on all links"})
 
@@ -218,7 +220,7 @@ def _why_again(world: World, call: Published, earlier: Run, later: Run) -> str |
     if _weather(world, call, ("kill router",), later.began_s):
         return "router"
     died_s = world.history.deaths.get(earlier.pid)
-    if died_s is not None and died_s <= later.began_s:
+    if died_s is not None and died_s <= later.began_s + LAST_GASP_S:
         return "slot"
     if earlier.peer and _weather(world, call, ("lose peer",), later.began_s):
         return "peer"

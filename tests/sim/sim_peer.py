@@ -98,8 +98,9 @@ class SimPeer:
                 return
             self._busy -= 1
             self._router.from_peer(id_, message, frames)
-            consumer = self._router.owner.dispatch.consumers[id_]
-            consumer.credit += 1
+            consumer = self._router.owner.dispatch.consumers.get(id_)
+            if consumer is not None:
+                consumer.credit += 1
 
         self._router.timeline.after(delay_s, tell)
 
