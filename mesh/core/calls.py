@@ -57,6 +57,7 @@ class Calls:
         self._received = SequenceSet()
         #: {id or custom id: calls made elsewhere whose end is awaited here}
         self._watched: dict[bytes | str, list[PendingCall]] = {}
+        self._ask_cursor = 0
         #: The next publish asks for its confirm at once.
         self.confirm_wanted = False
         #: Calls up to this one are old enough to be asked about.
@@ -260,8 +261,12 @@ class Calls:
         return pending
 
     def asks(self) -> list[Any]:
-        """All ids that are watched, for a router that has to be told (again)."""
-        return list(islice(self._watched, RECONCILE_CALLS))
+        """Ids that are watched, for a router that has to be told (again); the next ones each time."""
+        if self._ask_cursor >= len(self._watched):
+            self._ask_cursor = 0
+        asked = list(islice(self._watched, self._ask_cursor, self._ask_cursor + RECONCILE_CALLS))
+        self._ask_cursor += RECONCILE_CALLS
+        return asked
 
     def states(self, states: m.States) -> list[PendingCall]:
         """What the router says of watched ids: custom ids become known by their real one; what is gone has failed.

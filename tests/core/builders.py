@@ -22,6 +22,7 @@ OWNER_TAG = b"owner!"
 BOOT = b"bootboot"
 MESH = "default"
 PREFIX = ids.prefix(OWNER_TAG, 1)
+BUDGETS = Budgets(crash=3, lost=20)
 #: The wall clock is this far ahead of the monotonic one.
 WALL_OFFSET_S = 1_000_000.0
 
@@ -78,7 +79,7 @@ class Peer:
         self.address = address
         self.control = control
         #: Everything the router has sent here, oldest first.
-        self.told: list[m.Message] = []
+        self.told: list[Any] = []
         router.peers[(control, address)] = self
 
     def says(self, *messages: m.Message, frames: tuple[m.Buffer, ...] = ()) -> None:
@@ -214,8 +215,12 @@ class Node(Peer):
 
     def __init__(self, router: Router, name: str, pid: int, address: bytes, **info: Any) -> None:
         super().__init__(router, address, control=True)
-        self.name, self.pid = name, pid
-        self.says(self.hello(m.Role.NODE, pid, 1, name=name, page=f"{name}.page", **info))
+        self.name, self.pid, self.info = name, pid, info
+
+    def joins(self) -> None:
+        """Says HELLO."""
+        info = {"name": self.name, "page": f"{self.name}.page", **self.info}
+        self.says(self.hello(m.Role.NODE, self.pid, 1, **info))
 
     def slot(self, index: int = 0, pid: int | None = None, **info: Any) -> Slot:
         """Starts a slot."""
@@ -236,7 +241,7 @@ class Router:
         tasks_max: int = 1_000_000,
         result_expires_s: float | None = None,
         results_max_bytes: int = 1 << 30,
-        budgets: Budgets = Budgets(3, 20),  # noqa: B008
+        budgets: Budgets = BUDGETS,
         durability: Durability = Durability.NONE,
     ) -> None:
         limits = Limits(tasks_max, result_expires_s, results_max_bytes, budgets)
@@ -263,6 +268,12 @@ class Router:
 
     def node(self, name: str = "n", pid: int | None = None, **info: Any) -> Node:
         """A node joins, over a fresh link."""
+        node = self.absent_node(name, pid, **info)
+        node.joins()
+        return node
+
+    def absent_node(self, name: str = "n", pid: int | None = None, **info: Any) -> Node:
+        """A node that has not joined."""
         number = next(self.numbers)
         return Node(self, name, pid or number, b"node%d" % number, **info)
 

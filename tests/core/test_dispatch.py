@@ -20,7 +20,7 @@ from mesh.core.dispatch import Budgets, Dispatch
 from mesh.core.leases import Consumer, Kind
 from mesh.messages import Flag
 from mesh.states import Phase
-from tests.core.builders import at, make_task, sequences, wall
+from tests.core.builders import BUDGETS, at, make_task, sequences, wall
 
 START = at(100.0)
 
@@ -36,7 +36,7 @@ class Ended(NamedTuple):
 class Bench:
     """A dispatch and what it says has ended."""
 
-    def __init__(self, budgets=Budgets(3, 20)):  # noqa: B008
+    def __init__(self, budgets=BUDGETS):
         self.ended: list[Ended] = []
         self.dispatch = Dispatch(budgets, self._note)
         self.count = 0
@@ -97,7 +97,7 @@ class Bench:
 
 @pytest.fixture
 def make(checked):
-    return lambda *budgets: checked(Bench(Budgets(*budgets) if budgets else Budgets(3, 20)))
+    return lambda *budgets: checked(Bench(Budgets(*budgets) if budgets else BUDGETS))
 
 
 @pytest.fixture

@@ -1,0 +1,382 @@
+"""Who may join the router, and what it answers on the control link."""
+
+import pytest
+
+from mesh import messages as m
+from mesh.messages import Flag
+from tests.core.builders import BOOT, MESH, OWNER_TAG, Peer
+
+CLIENT_INFO = {"ended_upto": 0}
+SLOT_INFO = {"node": "n", "index": 0, "queues": ["q"], "last_lease": 0}
+NODE_INFO = {"name": "n", "page": "n.page"}
+
+#: Everybody who may say HELLO, as (control link, role, info).
+ROLES = [
+    pytest.param(False, m.Role.CLIENT, CLIENT_INFO, id="a client"),
+    pytest.param(False, m.Role.SLOT, SLOT_INFO, id="a slot"),
+    pytest.param(True, m.Role.NODE, NODE_INFO, id="a node"),
+    pytest.param(True, m.Role.CLIENT, {}, id="a client that asks"),
+]
+
+
+def joined(router):
+    """How many have joined, in whatever role."""
+    owner = router.owner
+    return owner.connected_clients + len(owner.dispatch.consumers) + len(owner.membership.nodes)
+
+
+# --- HELLO ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("control", "role", "info"), ROLES)
+def test_hello_is_answered_with_who_the_router_is(router, control, role, info):
+    # Given somebody
+    peer = Peer(router, b"peer", control=control)
+
+    # When it says HELLO
+    peer.says(peer.hello(role, 77, **info))
+
+    # Then it knows the router, and its process is watched
+    assert peer.told == [m.HelloOk(m.PROTOCOL_MINOR, BOOT, OWNER_TAG, 1, {"version": "0.1", "directory": "/mesh"})]
+    assert router.watched == [77]
+
+
+@pytest.mark.parametrize(("control", "role", "info"), ROLES)
+@pytest.mark.parametrize(
+    ("change", "code", "reason"),
+    [
+        pytest.param({"major": 2}, "version", "speaks protocol 1, not 2; install one mesh-tasks release", id="major"),
+        pytest.param({"mesh": "other"}, "mesh", "of mesh 'default', not of 'other'", id="mesh"),
+    ],
+)
+def test_strangers_are_refused_with_a_reason(router, control, role, info, change, code, reason):
+    # Given somebody of another version or mesh
+    peer = Peer(router, b"peer", control=control)
+
+    # When it says HELLO
+    peer.says(peer.hello(role, 77, **info)._replace(**change))
+
+    # Then it is told why it can't join, by a code and in words, and has not
+    ((major, told, words),) = peer.told
+    assert (major, told) == (m.PROTOCOL_MAJOR, code)
+    assert reason in words
+    assert (joined(router), router.watched) == (0, [])
+
+
+def test_a_later_minor_version_is_welcome(router):
+    peer = Peer(router, b"peer")
+    peer.says(peer.hello(m.Role.CLIENT, 77)._replace(minor=99, info={"new": "field"}))
+    assert [type(message) for message in peer.told] == [m.HelloOk]
+
+
+@pytest.mark.parametrize(("control", "role", "info"), ROLES)
+def test_a_router_that_drains_takes_nobody_new_and_serves_who_is_there(router, control, role, info):
+    # Given a client and a slot, and a router that is about to exit
+    client, slot = router.client(), router.slot()
+    router.owner.draining = True
+
+    # When somebody new comes
+    peer = Peer(router, b"peer", control=control)
+    peer.says(peer.hello(role, 77, **info))
+
+    # Then that one is sent away, and the others are served
+    ((_, code, reason),) = peer.told
+    assert (code, reason) == ("draining", "this router is about to exit; try again")
+    slot.ends(client.call())
+    assert len(client.results()) == 1
+
+
+def test_a_node_name_that_is_taken_is_refused(router):
+    # Given a node
+    node = router.node("n", pid=7)
+
+    # When another process comes under its name
+    other = router.node("n", pid=8)
+
+    # Then it is told who bears it and what to do, and the first stays
+    (refused,) = other.told
+    assert (type(refused), refused.code) == (m.HelloRefused, "duplicate")
+    assert refused.reason == "node 'n' is running already, with pid 7; give this one another name with -n"
+    assert router.owner.membership.by_peer(node.address).pid == 7
+    assert router.owner.membership.by_peer(other.address) is None
+
+
+def test_a_node_name_is_free_when_its_process_has_ended(router):
+    router.node("n", pid=7)
+    router.process_ended(7)
+    assert type(router.node("n", pid=8).told[0]) is m.HelloOk
+
+
+def test_a_second_client_under_one_incarnation_is_refused(router):
+    client = router.client(incarnation=5, pid=7)
+    other = router.client(incarnation=5, pid=8)
+    ((_, code, _),) = other.told
+    assert code == "duplicate"
+    assert client.call() in router.owner.dispatch.open
+
+
+def test_a_client_that_dials_again_is_reached_over_its_new_link(router):
+    # Given a client with a call under way
+    client, slot = router.client(pid=7), router.slot()
+    task_id = client.call()
+
+    # When it comes over another link, and the call ends
+    again = router.client(pid=7, link=2)
+    slot.ends(task_id)
+
+    # Then the result goes there
+    assert list(again.results()) == [task_id]
+    assert (client.results(), router.owner.connected_clients) == ({}, 1)
+
+
+def test_a_hello_over_an_earlier_link_that_arrives_late_moves_no_client(router):
+    client = router.client(pid=7, link=2)
+    late = router.client(pid=7, link=1)
+    assert late.told == []
+    router.slot().ends(client.call())
+    assert len(client.results()) == 1
+
+
+def test_a_link_that_takes_another_incarnation_leaves_the_first(router):
+    client = router.client(incarnation=1, pid=7)
+    client.says(client.hello(m.Role.CLIENT, 7, 2))
+    assert router.owner.connected_clients == 1
+
+
+def test_what_a_client_says_has_ended_is_not_taken_again(router):
+    # Given a client that an earlier router knew
+    client = router.client(ended_upto=10)
+
+    # When calls of before arrive late
+    client.calls(10)
+
+    # Then they are confirmed and not run
+    assert client.confirmed() == [[1, 10]]
+    assert router.owner.dispatch.open == {}
+
+
+@pytest.mark.parametrize("floor", [-1, 0, 1 << 40, "10", None])
+def test_a_floor_that_can_not_be_is_no_floor(router, floor):
+    client = router.client(ended_upto=floor)
+    client.call()
+    assert len(router.owner.dispatch.open) == 1
+
+
+# --- who is gone ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["says bye", "dies"])
+def test_a_client_that_is_gone_leaves_its_calls(router, end):
+    # Given a client with a call
+    client = router.client(pid=7)
+    task_id = client.call()
+
+    # When it goes
+    if end == "dies":
+        router.process_ended(7)
+    else:
+        client.says(m.Bye("done"))
+
+    # Then the call runs on, and its outcome is kept
+    assert router.owner.connected_clients == 0
+    router.slot().ends(task_id, body=b"value")
+    assert router.owner.outcomes.get(task_id).body == b"value"
+
+
+def test_nothing_is_remembered_of_control_links_whose_client_is_gone(router):
+    # Given askers, one of which asks over two links in turn
+    first, second = router.asker(), router.asker()
+    pid, incarnation = router.owner._control_clients[second.address]
+    again = Peer(router, b"again", control=True)
+    again.says(again.hello(m.Role.CLIENT, pid, incarnation))
+    assert set(router.owner._control_clients) == {first.address, again.address}
+
+    # When one says bye and the other dies
+    first.says(m.Bye("done"))
+    router.process_ended(pid)
+
+    # Then nothing is left of them
+    assert router.owner._control_clients == {}
+
+
+def test_nothing_is_remembered_of_nodes_and_slots_that_are_gone(router):
+    for number in range(5):
+        node = router.node(f"n{number}")
+        slots = [node.slot(index) for index in range(2)]
+        slots[0].dies()
+        router.process_ended(node.pid)
+        router.process_ended(slots[1].pid)
+    owner = router.owner
+    assert (owner._pages, owner._forsaken, owner._dead_slots, owner.dispatch.consumers) == ({}, {}, {}, {})
+
+
+def test_the_death_of_a_stranger_changes_nothing(router):
+    router.slot()
+    router.process_ended(424242)
+    assert len(router.owner.dispatch.consumers) == 1
+    assert router.owner.slot_of_pid(424242) is None
+
+
+# --- control -------------------------------------------------------------------------------------
+
+
+def ask(peer, command="ping", number=5, destination=None, timeout_s=1.0, **arguments):
+    peer.says(m.Request(number, command, arguments, destination, timeout_s))
+
+
+def test_a_request_is_answered_when_all_nodes_have_answered(router):
+    # Given two nodes, of which one does not answer
+    nodes, asker = [router.node("n1"), router.node("n2")], router.asker()
+    ask(asker, destination=["n1", "n2", "n3"])
+
+    # When one answers and time is up
+    (request,) = nodes[0].take(m.Request)
+    nodes[0].says(m.Reply(request.number, True, "pong"))
+    assert asker.told == []
+    assert router.owner.next_deadline_mono_s() == router.mono_s + 1.0
+    router.passes(1.0)
+
+    # Then every name stands in the answer
+    errors = {"n3": "no node of this name is known", "n2": "no answer in 1 s"}
+    assert asker.told == [m.Replies(5, {"n1": "pong"}, errors)]
+
+
+@pytest.mark.parametrize("end", ["dies", "says bye", "can't be reached", "takes another name"])
+def test_a_node_that_goes_is_named_in_the_answer(router, end):
+    node, asker = router.node("n1", pid=7), router.asker()
+    ask(asker)
+    match end:
+        case "dies":
+            router.process_ended(7)
+        case "says bye":
+            node.says(m.Bye("it ends"))
+        case "can't be reached":
+            router._do(router.owner.unreachable(node.address, router.now))
+        case _:
+            node.name = "n2"
+            node.joins()
+    ((_, values, errors),) = asker.told
+    assert (values, list(errors)) == ({}, ["n1"])
+
+
+def test_who_has_not_said_hello_is_told_to(router):
+    router.node()
+    stranger = Peer(router, b"stranger", control=True)
+    ask(stranger)
+    assert stranger.told == [m.NeedHello(BOOT)]
+
+
+def test_status_says_what_the_router_holds(router):
+    # Given two slots of a node, a task that runs, one that waits for its time, one that nobody takes, and an outcome
+    client, node = router.client(), router.node("n", queues=["q"], concurrency=2, template_pid=9)
+    slots = [node.slot(0), node.slot(1)]
+    slots[0].ends(client.call())
+    client.call()
+    client.call(options={"eta": router.now.wall_s + 60})
+    client.call(queue="elsewhere")
+    router.passes(30.0)
+
+    # When somebody asks
+    asker = router.asker()
+    ask(asker, "status")
+
+    # Then all of it is told
+    (replies,) = asker.take(m.Replies)
+    told = replies.values
+    assert (replies.number, replies.errors) == (5, {})
+    assert told["router"]["tasks"] == {"ready": 1, "waiting": 1, "leased": 1}
+    assert (told["router"]["uptime_s"], told["router"]["mesh"], told["router"]["clients"]) == (30.0, MESH, 1)
+    assert told["router"]["outcomes"]["count"] == 1
+    (shown,) = told["nodes"]
+    assert (shown["name"], shown["pid"], shown["concurrency"], shown["template_pid"]) == ("n", node.pid, 2, 9)
+    assert [(slot["index"], slot["pid"], slot["state"]) for slot in shown["slots"]] == [
+        (0, slots[0].pid, "busy"),
+        (1, slots[1].pid, "idle"),
+    ]
+    assert told["queues"] == [
+        {"name": "elsewhere", "depth": 1, "waiting": 0, "consumers": 0},
+        {"name": "q", "depth": 0, "waiting": 1, "consumers": 2},
+    ]
+
+
+def test_what_a_node_says_of_running_tasks_is_completed_by_the_owner(router):
+    # Given a slot that runs a task
+    client, node, asker = router.client(), router.node("n"), router.asker()
+    slot = node.slot()
+    task_id = client.call(priority=3, flags=Flag.TRACK_STARTED, body=b"args", options={"id": "order-17"})
+    slot.looks()
+
+    # When its node says so, and runs another one that nobody knows
+    ask(asker, "active")
+    (request,) = node.take(m.Request)
+    node.says(m.Reply(request.number, True, [{"id": task_id, "pid": slot.pid}, {"id": b"?" * 16}, "nonsense"]))
+
+    # Then what only the owner knows stands beside it
+    ((_, values, _),) = asker.told
+    known, unknown, nonsense = values["n"]
+    assert known == {
+        **{"id": task_id, "pid": slot.pid, "custom_id": "order-17", "name": "t", "queue": "q"},
+        **{"priority": 3, "flags": Flag.TRACK_STARTED, "body": b"args", "redelivered": False},
+    }
+    assert (unknown, nonsense) == ({"id": b"?" * 16}, "nonsense")
+
+
+# --- idleness ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "somebody",
+    [
+        pytest.param(lambda router: router.client(), id="a client"),
+        pytest.param(lambda router: router.node(), id="a node"),
+        pytest.param(lambda router: router.absent_node().slot(), id="a slot"),
+    ],
+)
+def test_a_router_is_idle_while_nobody_is_there(router, somebody):
+    assert router.owner.is_idle()
+    somebody(router)
+    assert not router.owner.is_idle()
+
+
+def test_a_router_with_tasks_is_not_idle(router):
+    client = router.client()
+    task_id = client.call()
+    client.says(m.Bye("done"))
+    assert task_id in router.owner.dispatch.open
+    assert not router.owner.is_idle()
+
+
+# --- anything ------------------------------------------------------------------------------------
+
+
+def test_messages_on_the_wrong_link_or_of_the_wrong_kind_change_nothing(router):
+    # Given a client, a slot with a task, and a node
+    client, node = router.client(), router.node()
+    slot = node.slot()
+    client.call()
+    slot.looks()
+    peers = (client, slot, node)
+
+    # When each says what only another may say
+    for peer in peers:
+        peer.told.clear()
+        peer.says(
+            m.HelloOk(0, b"", b"", 1, {}), m.Confirm(0, [[1, 9]], []), m.Tasks(1, 0, False, []), m.Receipt(9),
+            m.Recall(0, 9), m.NeedHello(b""), m.Malformed("?"), m.States(1, []), m.Replies(1, {}, {}),
+        )  # fmt: skip
+    client.says(m.Recalled(0, slot.pid, 0, 9), m.SlotLost(0, slot.pid, 1, "lies", True), m.Quiet("n"))
+    client.says(m.Request(1, "status", {}, None, 1.0), m.Started(1, 5.0))
+    node.says(m.Publish(True, []), m.Returned([1]))
+
+    # Then nobody is told anything, and nothing has moved
+    assert [peer.told for peer in peers] == [[], [], []]
+    assert router.owner.dispatch.consumers[slot.address].held.keys() == {1}
+
+
+def test_the_check_finds_a_caller_that_is_not_where_it_should_be(router):
+    client = router.client()
+    (caller,) = router.owner.callers.values()
+    caller.peer = b"elsewhere"
+    with pytest.raises(AssertionError):
+        router.owner.check()
+    caller.peer = client.address
