@@ -20,7 +20,7 @@ import zmq
 from mesh import ids, locate, messages
 from mesh.client import Client
 from mesh.codec import decode, encode
-from mesh.exceptions import MalformedMessage, RouterUnreachable
+from mesh.exceptions import MalformedMessage, VersionRefused
 from mesh.interfaces import PendingCall
 from mesh.messages import Role
 from mesh.settings import Settings
