@@ -80,8 +80,10 @@ class Link:
         self.closed = False
         self._reconnect = reconnect
         self._door: Door | None = None
-        #: Grows with each connection; what was under way in an earlier one is lost.
+        #: Grows with each connection; what was on its way to the door in an earlier one is lost.
         self._epoch = 0
+        #: Grows when what was on its way from the door is lost, too.
+        self._epoch_back = 0
         #: Sent while there was no connection.
         self._outbox: deque[Parcel] = deque()
         self._inbox: deque[Parcel] = deque()
@@ -146,10 +148,13 @@ class Link:
         while self._outbox:
             self._carry(door, self._outbox.popleft())
 
-    def broken(self, *, keep: bool) -> None:
-        """The connection is gone. Where `keep`, what waits for the next one stays; else it is lost."""
+    def broken(self, *, keep: bool, arrives: bool = False) -> None:
+        """The connection is gone. Where `keep`, what waits for the next one stays; where `arrives`, what the door had
+        sent comes still.
+        """
         door, self._door = self._door, None
         self._epoch += 1
+        self._epoch_back += not arrives
         if door is not None:
             door.hang_up(self)
         if not keep:
@@ -181,11 +186,11 @@ class Link:
         """Brings what a door sent."""
         if self._lost():
             return
-        timeline, epoch = self.wire.timeline, self._epoch
+        timeline, epoch = self.wire.timeline, self._epoch_back
         self._here_s = max(self._here_s, timeline.mono_s + self.wire.latency_s() + self.extra_delay_s)
 
         def arrive() -> None:
-            if epoch == self._epoch and not self.closed:
+            if epoch == self._epoch_back and not self.closed:
                 self._last = (False, parcel)
                 self.put(parcel)
 
@@ -284,4 +289,4 @@ class Door:
         if unlink:
             self.wire.paths.discard(self.address)
         for link in list(self.peers.values()):
-            link.broken(keep=self.wire.rng.random() < 0.7)
+            link.broken(keep=self.wire.rng.random() < 0.7, arrives=self.wire.rng.random() < 0.5)
