@@ -83,7 +83,7 @@ class Slot:
                 self._run_next(self._work.waiting.popleft())
             else:
                 self._wait()
-            if not self._work.waiting:
+            if not (self._work.waiting and self._joined):
                 self._flush_idle()
                 self._receive()
 
@@ -247,7 +247,7 @@ class Slot:
     def _receive(self) -> None:
         for message, frames in self._router.receive():
             kind = type(message)
-            if kind is messages.Tasks:
+            if kind is messages.Tasks and self._joined:
                 self._work.take(message, frames)  # type: ignore[arg-type]
             elif kind is messages.Receipt:
                 self._work.receipt(message.upto)  # type: ignore[union-attr]

@@ -72,7 +72,7 @@ class SimSlot(Process):
             self._between()
 
     def _between(self) -> None:
-        if not self.work.waiting:
+        if not (self.work.waiting and self.joined):
             self._flush_idle()
             self._receive()
 
@@ -91,7 +91,7 @@ class SimSlot(Process):
     def _is_over(self) -> bool:
         if self._ending_by_s is None:
             return False
-        return not (self.work.unreceipted or self.work.has_unsent) or self.timeline.mono_s >= self._ending_by_s
+        return not self.work.unreceipted or self.timeline.mono_s >= self._ending_by_s
 
     def _look_around(self) -> None:
         if self._lifeline_closed and self._ending_by_s is None:
@@ -231,7 +231,7 @@ class SimSlot(Process):
 
     def _receive(self) -> None:
         for message, frames in self._router.receive():
-            if isinstance(message, m.Tasks):
+            if isinstance(message, m.Tasks) and self.joined:
                 self.work.take(message, frames)
             elif isinstance(message, m.Receipt):
                 self.work.receipt(message.upto)

@@ -248,6 +248,19 @@ def test_a_process_that_hears_hello_ok_from_a_dead_router_looks_for_its_successo
         scene.until(scene.all_ended)
 
 
+def test_a_slot_that_has_to_join_anew_listens_though_it_holds_tasks(scene: Scene) -> None:
+    router, slot = scene.slot._router, scene.slot
+    record = [b"x" * 16, "task", 0, 0, b"10,0", 0, None]
+    router.put(slot.wire.parcel(m.Tasks(slot.work.last_lease + 1, 0, False, [record]), ()))
+    router.put(slot.wire.parcel(m.NeedHello(b"boot"), ()))
+    scene.pass_time(0.1)
+
+    assert slot.joined
+    scene.call()
+    scene.until(scene.all_ended)
+    assert [len(runs) for runs in scene.runs] == [1]
+
+
 def test_a_hello_on_the_control_link_is_said_again(scene: Scene) -> None:
     scene.client.request("ping", None, 5.0)
     scene.pass_time(0.00005)
