@@ -55,8 +55,10 @@ class Reactor:
         self._lease_until_mono_s = 0.0
         #: One call may be sent by its own thread.
         self._single_left = False
-        #: Threads that wait for a result while another drives.
-        self._followers = 0
+        #: The thread that drives, unless it is the I/O thread; 0 where none does.
+        self._driver = 0
+        #: What the threads wait for that wait for a result while another drives; one of them for each.
+        self._following: list[threading.Event] = []
         #: The I/O thread sleeps until it is told.
         self._io_asleep = False
         self._rounds = 0
@@ -72,13 +74,14 @@ class Reactor:
 
     def submitted(self) -> None:
         """Something is to be sent: by this thread if it is a single call, else by whoever drives."""
-        if not self._driven and self._single_left and self._try_take():
-            self._single_left = False
+        if not self._driven and self._single_left:
             try:
-                self._turns.flush()
+                if self._try_take():
+                    self._single_left = False
+                    self._turns.flush()
+                    return
             finally:
-                self._lay_down()
-            return
+                self._lay_down_own()
         if not self._woken:
             self.wake()
 
@@ -92,52 +95,56 @@ class Reactor:
                 self._io_turn.notify()
 
     def wait(self, is_done: Callable[[], bool], follow: Callable[[], threading.Event], timeout_s: float | None) -> bool:
-        """Waits until `is_done()`, driving where it can. `follow()` gives an event that whoever drives will set.
-        False on time-out.
+        """Waits until `is_done()`, driving where it can. False on time-out, or where the client is closed meanwhile.
+
+        `follow()` gives an event that whoever drives sets once, after what it tells has become true. It is called by
+        one thread at a time.
         """
         if is_done():
             return True
-        deadline_mono_s = None if timeout_s is None else time.monotonic() + timeout_s
+        endless = timeout_s is None or timeout_s > threading.TIMEOUT_MAX
+        deadline_mono_s = None if timeout_s is None or endless else time.monotonic() + timeout_s
         while not is_done():
             left_s = None if deadline_mono_s is None else deadline_mono_s - time.monotonic()
             if left_s is not None and left_s <= 0:
                 return False
-            if self._take(left_s):
-                self._drive(is_done, deadline_mono_s)
-            elif not self._closing:
-                self._follow(is_done, follow(), left_s)
-            elif not is_done():
-                return False
+            try:
+                if self._take(left_s):
+                    self._drive(is_done, deadline_mono_s)
+                elif not self._closing:
+                    self._follow(is_done, follow, left_s)
+                elif not is_done():
+                    return False
+            finally:
+                # Also where Ctrl-C has ended the wait, wherever it struck.
+                self._lay_down_own()
         return True
 
     def _drive(self, is_done: Callable[[], bool], deadline_mono_s: float | None) -> None:
         turn = self._turns.turn
-        try:
-            self._turns.flush()
-            while not is_done() and not self._closing:
-                left_s = None if deadline_mono_s is None else deadline_mono_s - time.monotonic()
-                if left_s is not None and left_s <= 0:
-                    return
-                turn(left_s)
-        finally:
-            self._rounds += 1
-            self._lease_until_mono_s = time.monotonic() + LEASE_S
-            self._single_left = True
-            self._lay_down()
+        self._single_left = True
+        self._turns.flush()
+        while not is_done() and not self._closing:
+            left_s = None if deadline_mono_s is None else deadline_mono_s - time.monotonic()
+            if left_s is not None and left_s <= 0:
+                return
+            turn(left_s)
 
-    def _follow(self, is_done: Callable[[], bool], event: threading.Event, left_s: float | None) -> None:
+    def _follow(self, is_done: Callable[[], bool], follow: Callable[[], threading.Event], left_s: float | None) -> None:
         with self._lock:
-            self._followers += 1
+            if self._closing:
+                return
+            event = follow()
+            self._following.append(event)
             if not self._driven:
                 self._lease_until_mono_s = 0.0
                 self._io_turn.notify()
         try:
             if not is_done():
                 event.wait(left_s)
-                event.clear()
         finally:
             with self._lock:
-                self._followers -= 1
+                self._following.remove(event)
 
     # --- taking and laying down ------------------------------------------------------------------
 
@@ -145,6 +152,7 @@ class Reactor:
         with self._lock:
             if self._driven or self._closing:
                 return False
+            self._driver = threading.get_ident()
             self._driven = True
             return True
 
@@ -162,16 +170,25 @@ class Reactor:
                     self._wanted -= 1
             if self._driven or self._closing:
                 return False
+            self._driver = threading.get_ident()
             self._driven = True
             return True
 
-    def _lay_down(self) -> None:
+    def _lay_down_own(self) -> None:
+        """Lays the reactor down if this thread drives, and lets the I/O thread have it after the lease."""
+        if self._driver != threading.get_ident():
+            return
         with self._lock:
+            self._driver = 0
             self._driven = False
-            if self._followers or self._closing:
+            self._rounds += 1
+            if self._following or self._closing:
                 self._lease_until_mono_s = 0.0
                 self._io_turn.notify()
-            elif self._io_asleep:
+                self._freed.notify_all()
+                return
+            self._lease_until_mono_s = time.monotonic() + LEASE_S
+            if self._io_asleep:
                 self._io_turn.notify()
 
     def took_notice(self) -> None:
@@ -216,11 +233,16 @@ class Reactor:
             self._io_asleep = False
 
     def close(self) -> None:
-        """Ends the I/O thread; afterwards the caller alone may drive."""
+        """Ends the I/O thread and all waits; afterwards nobody drives but the caller."""
+        me = threading.get_ident()
         with self._lock:
             self._closing = True
             self._io_turn.notify()
             self._freed.notify_all()
+            for event in self._following:
+                event.set()
         self._wakeup.set()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join()
+        with self._lock:
+            self._freed.wait_for(lambda: not self._driven or self._driver == me)

@@ -13,6 +13,7 @@ import contextlib
 import os
 import random
 import select
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -226,10 +227,11 @@ class Poller:
 
 
 class Wakeup:
-    """Lets one thread end another's wait: an eventfd that is written at most once per wait."""
+    """Lets another thread, or a signal, end one thread's wait: a pipe."""
 
     def __init__(self) -> None:
-        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._on_signals = False
 
     def fileno(self) -> int:
         """The descriptor to wait for."""
@@ -237,17 +239,28 @@ class Wakeup:
 
     def set(self) -> None:
         """Ends the wait. Any thread, also a signal handler."""
-        with contextlib.suppress(BlockingIOError, OSError):
-            os.eventfd_write(self._fd, 1)
+        with contextlib.suppress(OSError):
+            os.write(self._write_fd, b"\0")
+
+    def set_on_signals(self) -> None:
+        """Every signal ends the wait from here on, also one that comes right before the wait: Python runs its handler
+        only when the wait is over. Main thread only.
+        """
+        signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
+        self._on_signals = True
 
     def clear(self) -> None:
         """To be called when the wait has ended."""
         with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._fd)
+            os.read(self._fd, 1 << 16)
 
     def close(self) -> None:
-        """Gives the descriptor back."""
-        os.close(self._fd)
+        """Gives the descriptors back; `set` has no effect from here on."""
+        if self._on_signals:
+            signal.set_wakeup_fd(-1)
+        fds, self._fd, self._write_fd = (self._fd, self._write_fd), -1, -1
+        for fd in fds:
+            os.close(fd)
 
 
 class Processes:

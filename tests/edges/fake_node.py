@@ -89,7 +89,7 @@ class FakeNode:
     def _dial(self) -> None:
         self._slot = transport.Link(self._context, locate.inbox_url(self._place))
         self._node = transport.Link(self._context, locate.control_url(self._place))
-        self.routing_id = bytes(self._slot.socket.getsockopt(zmq.ROUTING_ID))  # type: ignore[arg-type]
+        self.routing_id = bytes(self._slot.socket.getsockopt(zmq.ROUTING_ID))
         self._poller.add(self._slot)
         self._poller.add(self._node)
         node = {"name": self._name, "page": "", "queues": [self._queue], "concurrency": 1}
