@@ -11,14 +11,14 @@ class Job(NamedTuple):
 
     run_us: int
     crashes: int  #: how many of its first runs kill their process; 99 for all
+    retries: int = 0  #: how often it asks to be run again
 
     def body(self) -> bytes:
-        return b"%d,%d" % self
+        return b"%d,%d,%d" % self
 
     @classmethod
     def of(cls, body: bytes) -> Job:
-        run_us, crashes = body.split(b",")
-        return cls(int(run_us), int(crashes))
+        return cls(*map(int, body.split(b",")))
 
 
 class Published(NamedTuple):
@@ -39,7 +39,7 @@ class Published(NamedTuple):
 class Run:
     """One beginning of a task somewhere."""
 
-    __slots__ = ("began_s", "consumer", "finished_s", "lease", "peer", "pid")
+    __slots__ = ("began_s", "consumer", "finished_s", "lease", "peer", "pid", "retried")
 
     def __init__(self, pid: int, consumer: str, lease: int, began_s: float, *, peer: bool) -> None:
         self.pid = pid
@@ -48,6 +48,8 @@ class Run:
         self.began_s = began_s
         self.peer = peer
         self.finished_s: float | None = None
+        #: It asked for another run.
+        self.retried = False
 
     def __repr__(self) -> str:
         return (

@@ -96,7 +96,7 @@ _USUAL: dict[tuple[str, str], Any] = {
             "default",
             rng.randrange(10),
             rng.choice((*_NUMBERS, 0, 1, 4)),
-            b"10,0",
+            b"10,0,0",
             0,
             {"eta": _any(rng, world)},
         ]
@@ -105,7 +105,7 @@ _USUAL: dict[tuple[str, str], Any] = {
         [rng.randrange(60), _task_id(rng, world), rng.randrange(3), 5, b"", 0, rng.random() < 0.5]
     ],
     ("Results", "results"): lambda rng, world: [[_task_id(rng, world), rng.randrange(3), b"", 0]],
-    ("Tasks", "tasks"): lambda rng, world: [[_task_id(rng, world), "short", 0, 0, b"10,0", 0, None]],
+    ("Tasks", "tasks"): lambda rng, world: [[_task_id(rng, world), "short", 0, 0, b"10,0,0", 0, None]],
     ("Returned", "leases"): lambda rng, world: [rng.choice((*_NUMBERS, *range(40)))],
     ("Received", "sequences"): _ranges,
     ("Reconcile", "outstanding"): _ranges,

@@ -152,7 +152,13 @@ class SimSlot(Process):
         now = run.finished_s = self.timeline.mono_s
         self.page.end(self.index)
         runtime_us = int((now - run.began_s) * 1e6)
-        self.work.ended(lease, int(Status.SUCCESS), runtime_us, result_body(lease.record[0]), lease.frames, now)
+        task_id, options = lease.record[0], lease.record[6] or {}
+        if options.get("retries", 0) < Job.of(lease.record[4]).retries:
+            run.retried = True
+            self.world.history.counts["retries"] += 1
+            self.work.retries(lease, runtime_us, b"again", self.now.wall_s + runtime_us / 1e5, None, now)
+        else:
+            self.work.ended(lease, int(Status.SUCCESS), runtime_us, result_body(task_id), lease.frames, now)
         self._between()
         self.turn()
 

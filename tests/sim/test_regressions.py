@@ -250,7 +250,7 @@ def test_a_process_that_hears_hello_ok_from_a_dead_router_looks_for_its_successo
 
 def test_a_slot_that_has_to_join_anew_listens_though_it_holds_tasks(scene: Scene) -> None:
     router, slot = scene.slot._router, scene.slot
-    record = [b"x" * 16, "task", 0, 0, b"10,0", 0, None]
+    record = [b"x" * 16, "task", 0, 0, b"10,0,0", 0, None]
     router.put(slot.wire.parcel(m.Tasks(slot.work.last_lease + 1, 0, False, [record]), ()))
     router.put(slot.wire.parcel(m.NeedHello(b"boot"), ()))
     scene.pass_time(0.1)

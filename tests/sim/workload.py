@@ -65,7 +65,7 @@ def _draw_call(rng: random.Random, name: str, *, plain: bool, crashing: bool) ->
         rng.choices(QUEUES, (4, 2, 1))[0],
         rng.choice((0, 0, 0, 3, 9)),
         int(flags),
-        Job(run_us, crashes),
+        Job(run_us, crashes, rng.choices((0, 1, 3), (40, 2, 1))[0]),
         rng.choice((0, 0, 0, 0, 1, 2)),
         rng.uniform(0.0, 3.0) if rng.random() < 0.05 else None,
         rng.uniform(0.0, 2.0) if rng.random() < 0.05 else None,
