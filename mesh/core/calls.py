@@ -204,7 +204,8 @@ class Calls:
             if record is not None and record[4] & Flag.IGNORE_RESULT:
                 del self.open[task_id]
                 self._release(entry)
-            elif durability > Durability.NONE and record is not None:
+            elif record is not None and (durability > Durability.NONE or record[4] & Flag.EARLY_ACK):
+                # Where it may run at most once, nobody may send it again from here on.
                 self.open[task_id] = Entry(None, (), pending)
                 self._release(entry)
         return settled
@@ -237,7 +238,8 @@ class Calls:
                     self._fail(
                         entry,
                         TaskLost(
-                            f"task {to_text(task_id)} was lost: its router died, and it kept no journal. Call it again."
+                            f"task {to_text(task_id)} was lost: its router died and kept no journal. It may have run; "
+                            "call it again if it may run twice."
                         ),
                     )
                 )

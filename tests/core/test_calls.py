@@ -662,3 +662,20 @@ def test_the_check_finds_damage(damage):
     damage(calls)
     with pytest.raises(AssertionError):
         calls.check()
+
+
+def test_a_confirmed_call_that_may_run_at_most_once_is_never_sent_again(calls):
+    # Given such a call, confirmed by a router that keeps nothing, and one that was not confirmed
+    confirmed = add(calls, flags=Flag.EARLY_ACK)
+    add(calls, flags=Flag.EARLY_ACK)
+    publish(calls)
+    calls.confirm(m.Confirm(Durability.NONE, [[1, 1]], []))
+
+    # When another router takes its place and knows neither
+    question = calls.joined(OTHER_BOOT)
+
+    # Then the confirmed one is asked about and not sent, and is lost where nobody knows of it
+    assert question == m.Reconcile([[1, 1]])
+    assert publish(calls) == [[2]]
+    assert calls.missing(m.Missing([[1, 1]])) == [confirmed]
+    assert isinstance(confirmed.failure, TaskLost)
