@@ -177,7 +177,7 @@ class Door(_Socket):
             os.unlink(self.url.removeprefix("ipc://"))
 
     def unbind(self) -> None:
-        """Takes no new peers; those that are there stay."""
+        """Takes no new peers and lets go of those that are there. What they have sent so far can still be received."""
         with contextlib.suppress(zmq.ZMQError):
             self.socket.unbind(self.url)
 
