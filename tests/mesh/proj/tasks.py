@@ -129,3 +129,22 @@ def twice(array: Any) -> Any:
 def call_another(x: int) -> str:
     """A task that sends a call, and returns its id."""
     return add.delay(x, 1).id
+
+
+@app.task(bind=True, track_started=True, max_retries=2, default_retry_delay=0.05)
+def settle(self: Any, gate: str, runs: int, countdown: float | None = None) -> list[int]:
+    """Asks to be run again until it has run `runs` times; each run lasts until its gate is there."""
+    retries = self.request.retries
+    while not os.path.exists(f"{gate}{retries}"):
+        time.sleep(LOOK_S)
+    if retries + 1 < runs:
+        raise self.retry(exc=Refused(retries, "not yet"), countdown=countdown)
+    return [retries, self.request.attempt]
+
+
+@app.task(bind=True, max_retries=None)
+def count_down(self: Any, n: int) -> str:
+    """Goes on with other arguments each time."""
+    if n:
+        self.retry(args=(n - 1,), countdown=0)
+    return f"{self.request.retries} retries"
