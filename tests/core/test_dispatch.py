@@ -6,6 +6,7 @@ from typing import NamedTuple
 import pytest
 
 from mesh import ids
+from mesh.core import dispatch as dispatch_module
 from mesh.core.credit import (
     DOUBT_S,
     FIRST_SAMPLES,
@@ -199,13 +200,19 @@ def test_a_body_larger_than_the_window_goes_to_an_idle_slot(bench):
     assert bench.assign() == {"slot": [2]}
 
 
-def test_a_slot_holds_no_more_leases_than_fit_a_message(bench):
+def test_a_slot_holds_no_more_leases_than_fit_a_message(bench, monkeypatch):
+    # Given a bound that is met before the window is full
+    monkeypatch.setattr(dispatch_module, "WINDOW_LEASES", 8)
     bench.learn("t", 0)
     slot = bench.slot()
     bench.accept(1_000)
+
+    # When tiny tasks are placed, again and again
     for _ in range(3):
         bench.assign()
-    assert len(slot.held) <= WINDOW_LEASES
+
+    # Then no more are held
+    assert len(slot.held) == 8 < WINDOW_LEASES
 
 
 def test_nothing_goes_behind_a_lease_older_than_five_milliseconds(bench):
@@ -441,6 +448,41 @@ def test_a_slot_that_has_run_all_it_held_needs_no_answer_to_its_recall(bench):
     assert list(slot.held) == [3]
 
 
+def test_a_slot_that_has_returned_all_it_held_needs_no_answer_to_its_recall(bench):
+    bench.learn("t", 100)
+    slot = bench.slot()
+    bench.accept(2)
+    bench.assign()
+    now = at(START.mono_s + 1)
+    assert bench.stale(now) == ["slot"]
+    bench.dispatch.returned(slot, [1, 2])
+    assert bench.assign(now) == {"slot": [1, 2]}
+
+
+@pytest.mark.parametrize("how", ["an outcome", "a retry"])
+def test_a_recall_stays_under_way_while_the_slot_holds_anything(bench, how):
+    bench.learn("t", 100)
+    slot = bench.slot()
+    task, _, _ = bench.accept(3)
+    bench.assign()
+    now = at(START.mono_s + 1)
+    assert bench.stale(now) == ["slot"]
+    if how == "a retry":
+        bench.dispatch.retried(slot, 1, task.task_id, now, wall(999.0))
+    else:
+        bench.ends(slot, now)
+    bench.dispatch.returned(slot, [3])
+    assert (list(slot.held), bench.assign(now)) == ([2], {})
+
+
+def test_a_peer_is_not_recalled(bench):
+    bench.peer(credit=3)
+    bench.accept(3)
+    bench.assign()
+    assert bench.stale(at(START.mono_s + 1_000)) == []
+    assert bench.dispatch.next_deadline_mono_s(START) is None
+
+
 def test_what_a_recall_has_left_is_not_recalled_again(bench):
     # Given a slot that holds back the outcomes of two tasks while it runs a third
     bench.learn("t", 100)
@@ -626,11 +668,12 @@ def test_an_outcome_that_belongs_to_no_lease_ends_none(bench, lease, sequence):
     assert list(slot.held) == [1]
 
 
+@pytest.mark.parametrize("flags", [Flag.NONE, Flag.EARLY_ACK])
 @pytest.mark.parametrize("back", ["returned", "recalled", "lost", "lost with its node", "outcome"])
-def test_a_task_that_has_its_outcome_is_not_run_again_when_its_holder_gives_it_back(bench, back):
+def test_a_task_that_has_its_outcome_is_not_run_again_when_its_holder_gives_it_back(bench, back, flags):
     # Given a task that is leased when the outcome of its earlier attempt comes
     slot = bench.slot()
-    task = bench.accept()
+    task = bench.accept(flags=flags)
     bench.assign()
     bench.dispatch.finish(task)
 
@@ -771,6 +814,52 @@ def test_a_task_that_asks_for_another_run_waits_for_it(bench, delay_s, phase):
     assert bench.assign(now) == {"slot": [1]}
 
 
+def test_a_retry_makes_the_next_lease_the_front(bench):
+    bench.learn("t", 100)
+    slot = bench.slot()
+    task, _ = bench.accept(2)
+    bench.assign()
+    later = at(START.mono_s + 0.004)
+    bench.dispatch.retried(slot, 1, task.task_id, later, wall(999.0))
+    bench.accept()
+    assert bench.assign(at(later.mono_s + STALE_S * 0.9)) == {"slot": [3]}
+
+
+@pytest.mark.parametrize(
+    ("lease", "sequence"),
+    [
+        pytest.param(2, 1, id="a lease that is not held"),
+        pytest.param(1, 2, id="a lease that is held for another task"),
+    ],
+)
+def test_a_retry_that_belongs_to_no_lease_changes_nothing(bench, lease, sequence):
+    slot = bench.slot()
+    bench.accept()
+    bench.assign()
+    assert bench.dispatch.retried(slot, lease, make_task(sequence).task_id, START, wall(999.0)) is None
+    assert list(slot.held) == [1]
+
+
+def test_a_retry_of_a_task_that_has_its_outcome_comes_to_nothing(bench):
+    slot = bench.slot()
+    task = bench.accept()
+    bench.assign()
+    bench.dispatch.finish(task)
+    assert bench.dispatch.retried(slot, 1, task.task_id, START, wall(999.0)) is None
+    assert (slot.held, len(bench.dispatch.schedule), task.phase) == ({}, 0, Phase.DONE)
+
+
+def test_a_slot_under_recall_that_has_only_a_retry_left_gets_more(bench):
+    slot = bench.slot()
+    task = bench.accept()
+    bench.assign()
+    now = at(START.mono_s + DOUBT_S)
+    assert bench.stale(now) == ["slot"]
+    bench.dispatch.retried(slot, 1, task.task_id, now, wall(999.0))
+    bench.accept()
+    assert bench.assign(now) == {"slot": [2]}
+
+
 def test_a_task_that_expired_while_it_ran_is_not_run_once_more(bench):
     slot = bench.slot()
     task = bench.accept(expires=wall(START.mono_s + 1))
@@ -787,10 +876,13 @@ def test_a_task_that_expired_while_it_ran_is_not_run_once_more(bench):
 
 def test_queues_that_nobody_needs_are_forgotten(bench):
     bench.slot(queues=("consumed",))
+    bench.slot("left", queues=("left",))
+    bench.dispatch.leave(b"left")
     bench.accept(queue="held")
     bench.dispatch.finish(bench.accept(queue="past"))
     bench.dispatch.forget_empty_queues()
     assert sorted(bench.dispatch.queues) == ["consumed", "held"]
+    assert "left" not in bench.dispatch._by_queue
 
 
 def test_a_consumer_that_leaves_is_none_of_its_queues_any_more(bench):

@@ -173,6 +173,15 @@ def test_what_is_journaled_after_a_confirm_is_confirmed_too(router):
     assert client.confirmed() == [[2, 2]]
 
 
+def test_a_confirm_that_is_due_goes_when_the_journal_holds_its_calls(router):
+    router.uncommitted = []
+    client = router.client()
+    client.publishes(client.record(), now=False)
+    router.mono_s += CONFIRM_DELAY_S
+    router.commit()
+    assert client.confirmed() == [[1, 1]]
+
+
 def test_a_client_that_comes_back_gets_the_confirms_it_missed(router):
     # Given a client that loses its link before its confirm is due
     client = router.client(pid=7)
@@ -295,6 +304,12 @@ def test_a_custom_id_of_a_call_that_was_refused_is_free(make_router):
     # Then it is taken
     assert refusals(client) == {}
     assert slot.looks() == [client.id(2)]
+
+
+def test_a_refusal_is_told_at_once(router):
+    client = router.client()
+    client.publishes(client.record(options={"id": "taken"}), client.record(options={"id": "taken"}), now=False)
+    assert list(refusals(client)) == [2]
 
 
 def test_a_refused_call_that_comes_again_is_refused_again(router):

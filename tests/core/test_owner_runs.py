@@ -332,9 +332,10 @@ def test_a_slot_that_leaves_keeps_what_it_had_begun_until_it_has_ended(router, c
 
     # When it says bye, nothing is run twice, and it gets no more
     slot.says(m.Bye("the slot ends"))
-    other = node.slot(1)
     third = client.call()
-    assert (other.looks(), slot.looks()) == ([third], [])
+    assert slot.looks() == []
+    other = node.slot(1)
+    assert other.looks() == [third]
 
     # Then what had begun counts as begun when its process ends
     slot.dies(begun=1)
@@ -382,6 +383,17 @@ def test_a_task_beyond_its_crash_budget_fails_and_names_the_causes(make_router):
     assert task_id in router.owner.outcomes
     assert router.persisted[-1].ended == (task_id,)
     assert node.slot().holds() == []
+
+
+def test_a_task_whose_slot_died_has_not_started(router, client):
+    node = router.node()
+    slot = node.slot()
+    task_id = client.call(flags=Flag.TRACK_STARTED)
+    slot.looks()
+    slot.says(m.Started(1, 5.0))
+    assert router.state(client, task_id)[2] == "STARTED"
+    slot.dies(begun=1)
+    assert router.state(client, task_id)[2] == "PENDING"
 
 
 def test_an_ordered_end_charges_nothing(router, client):
@@ -552,11 +564,40 @@ def test_a_task_is_leased_when_its_eta_has_come(router, client):
     assert slot.looks() == [task_id]
 
 
-def test_a_task_that_asks_for_another_run_gets_it_when_it_is_due(router, client):
-    # Given a task that runs
+@pytest.mark.parametrize(
+    "heard",
+    [
+        pytest.param(lambda router: router.receive([]), id="messages"),
+        pytest.param(lambda router: router.process_ended(99), id="a death"),
+        pytest.param(
+            lambda router: router._do(router.owner.undelivered(b"nobody", m.Tasks(1, 0, False, []), router.now)),
+            id="a message that could not be handed over",
+        ),
+        pytest.param(
+            lambda router: router._do(router.owner.unreachable(b"nobody", router.now)),
+            id="a node that can't be reached",
+        ),
+    ],
+)
+def test_whatever_the_router_hears_it_looks_at_the_time(router, client, heard):
+    # Given a task that is due soon
     slot = router.slot()
-    task_id = client.call(body=b"first")
+    task_id = client.call(options={"eta": wall(router.mono_s + 1)})
+
+    # When the router hears of anything after that
+    router.mono_s += 1
+    heard(router)
+
+    # Then the task is leased
+    assert slot.looks() == [task_id]
+
+
+def test_a_task_that_asks_for_another_run_gets_it_when_it_is_due(router, client):
+    # Given a task that runs, and has said so
+    slot = router.slot()
+    task_id = client.call(body=b"first", flags=Flag.TRACK_STARTED)
     slot.looks()
+    slot.says(m.Started(1, 5.0))
 
     # When it asks to be run again in a minute, with another body
     slot.says(m.Outcomes([[1, task_id, Status.RETRY, 5, b"why", 0, True, [wall(router.mono_s + 60), b"second"]]]))
