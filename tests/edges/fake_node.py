@@ -17,6 +17,9 @@ from mesh.states import Status
 #: How long anything that a test waits for may take. Long, as the machine may be slow and busy; a sound mesh needs none.
 DEADLINE_S = 30.0
 
+#: When outcomes without a receipt are sent once more.
+AGAIN_S = 0.5
+
 Answer = Callable[[list[Any]], bytes]
 
 
@@ -51,6 +54,9 @@ class FakeNode:
         self.begun = 0
         self.joined = threading.Event()
         self.refused: list[str] = []
+        #: Outcome records, ascending.
+        self._unreceipted: list[list[Any]] = []
+        self._again_mono_s = 0.0
         #: The routing id of its slot's link.
         self.routing_id = b""
         self._wakeup = transport.Wakeup()
@@ -79,6 +85,7 @@ class FakeNode:
             self._wakeup.clear()
             self._hear_slot()
             self._hear_node()
+            self._send_again()
             if not self.joined.is_set():
                 self._redial()
         for link in (self._slot, self._node):
@@ -113,17 +120,34 @@ class FakeNode:
             elif isinstance(message, messages.NeedHello):
                 self._redial()
                 return
+            elif isinstance(message, messages.Receipt):
+                self._receipt(message.upto)
             elif isinstance(message, messages.Tasks):
+                self._receipt(message.receipt)
                 self._work(message)
 
     def _work(self, tasks: messages.Tasks) -> None:
+        lost = list(range(self.begun + 1, tasks.first_lease))
+        if lost:
+            self._slot.send(messages.Returned(lost))
         for lease, record in enumerate(tasks.tasks, start=tasks.first_lease):
             if lease <= self.begun:
                 continue
             self.begun = lease
             self.ran.append(record[0])
             body = self._answer(record)
-            self._slot.send(messages.Outcomes([[lease, record[0], int(Status.SUCCESS), 10, body, 0, False]]))
+            self._unreceipted.append([lease, record[0], int(Status.SUCCESS), 10, body, 0, False])
+            self._slot.send(messages.Outcomes(self._unreceipted[-1:]))
+            self._again_mono_s = time.monotonic() + AGAIN_S
+
+    def _receipt(self, upto: int) -> None:
+        self._unreceipted = [outcome for outcome in self._unreceipted if outcome[0] > upto]
+
+    def _send_again(self) -> None:
+        """What has no receipt may have been lost."""
+        if self._unreceipted and time.monotonic() >= self._again_mono_s:
+            self._slot.send(messages.Outcomes(self._unreceipted))
+            self._again_mono_s = time.monotonic() + AGAIN_S
 
     def _hear_node(self) -> None:
         for message, _ in self._node.receive():
