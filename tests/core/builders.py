@@ -80,6 +80,8 @@ class Peer:
         self.control = control
         #: Everything the router has sent here, oldest first.
         self.told: list[Any] = []
+        #: The buffers that came with each message that had any, oldest first.
+        self.buffers: list[tuple[m.Buffer, ...]] = []
         router.peers[(control, address)] = self
 
     def says(self, *messages: m.Message, frames: tuple[m.Buffer, ...] = ()) -> None:
@@ -314,7 +316,7 @@ class Router:
     def _do(self, effects: list[Effect]) -> None:
         for effect in effects:
             if isinstance(effect, Send):
-                self._tell(False, effect.peer, effect.message)
+                self._tell(False, effect.peer, effect.message, effect.frames)
             elif isinstance(effect, SendControl):
                 self._tell(True, effect.peer, effect.message)
             elif isinstance(effect, WatchProcess):
@@ -326,10 +328,11 @@ class Router:
                 else:
                     self.uncommitted.append(effect.number)
 
-    def _tell(self, control: bool, address: bytes, message: m.Message) -> None:
+    def _tell(self, control: bool, address: bytes, message: m.Message, frames: tuple[m.Buffer, ...] = ()) -> None:
         peer = self.peers.get((control, address))
         if peer is not None:
             peer.told.append(message)
+            peer.buffers += [frames] if frames else []
 
     # --- what it says of tasks ---------------------------------------------------------------------
 

@@ -28,19 +28,38 @@ def test_a_call_runs_and_its_result_comes_back(router):
     assert router.owner.dispatch.open == {}
 
 
-def test_frames_go_with_their_own_tasks(router):
-    # Given a slot with room for none, one and two buffers
-    slots = [router.slot() for _ in range(3)]
+def test_frames_go_with_their_own_tasks_and_results(router):
+    # Given a call of three, the first and last with buffers, one of which had come before
+    client, other = router.client(1), router.client(2)
+    repeated = client.record(n_frames=1)
+    client.publishes(repeated, frames=(b"z",))
+    client.publishes(repeated, *[client.record(n_frames=n) for n in (2, 0, 1)], frames=(b"z", b"a", b"b", b"c"))
+
+    # When all are leased, and two of them end with buffers
+    slots = [router.slot() for _ in range(4)]
+    assert [slot.buffers for slot in slots] == [[(b"z",)], [(b"a", b"b")], [], [(b"c",)]]
+    other.says(m.Ask(1, True, [client.id(3)]))
+    records = [[1, client.id(n), Status.SUCCESS, 5, b"", count, False] for n, count in ((2, 0), (3, 2))]
+    for slot, record, frames in zip(slots[1:3], records, ((), (b"r", b"s")), strict=True):
+        slot.says(m.Outcomes([record]), frames=frames)
+
+    # Then each message has its own
+    assert (client.buffers, other.buffers) == ([(b"r", b"s")], [(b"r", b"s")])
+    assert router.owner.outcomes.get(client.id(3)).frames == (b"r", b"s")
+
+
+def test_frames_of_outcomes_in_one_message_go_to_their_own_tasks(router):
+    # Given a slot that is told to have run two tasks of an earlier router
+    slot = router.slot(last_lease=40)
     client = router.client()
+    records = [[n, client.id(n), Status.SUCCESS, 5, b"", count, False] for n, count in ((1, 1), (2, 0), (3, 2))]
 
-    # When calls with and without buffers come in one message, and are leased
-    records = [client.record(n_frames=n) for n in (2, 0, 1)]
-    client.publishes(*records, frames=(b"a", b"b", b"c"))
+    # When it says so in one message, with a repeated one among them
+    slot.says(m.Outcomes([records[0], *records]), frames=(b"a", b"a", b"b", b"c"))
 
-    # Then each task has its own
-    tasks = router.owner.dispatch.open
-    assert [tasks[client.id(n)].frames for n in (1, 2, 3)] == [(b"a", b"b"), (), (b"c",)]
-    assert [slot.held for slot in slots if slot.looks()] != []
+    # Then each is stored with its own
+    assert [router.owner.outcomes.get(client.id(n)).frames for n in (1, 2, 3)] == [(b"a",), (), (b"b", b"c")]
+    assert client.buffers == [(b"a", b"b", b"c")]
 
 
 def test_repeated_calls_are_confirmed_and_not_run_twice(router):
