@@ -332,7 +332,6 @@ def run_node(options: NodeOptions, run_slot: RunSlot) -> int:
         locate.ensure_router(place, info.get("router_settings"))
         info["queues"] = list(options.queues or (info["queue"],))
         info["concurrency"] = options.concurrency or info.get("concurrency") or len(os.sched_getaffinity(0))
-        options.on_loaded({**info, "mesh": place.mesh, "directory": place.directory})
         return _supervise(options, template, info, place)
     finally:
         template.close()
@@ -362,6 +361,7 @@ def _supervise(options: NodeOptions, template: Template, info: dict[str, Any], p
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, on_signal)
     node.heed_signals()
+    options.on_loaded({**info, "mesh": place.mesh, "directory": place.directory})
     try:
         return 0 if node.run() else 1
     finally:
