@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 PROJECT = "tests.mesh.proj"
 
 #: How long anything may take. Long, as the machine may be slow and busy; what works takes a fraction of it.
-DEADLINE_S = 30.0
+DEADLINE_S = 20.0
 
 Seen = TypeVar("Seen")
 
@@ -158,7 +158,7 @@ class Host:
         """A node; with `wait` its slots have joined when this returns."""
         # The option names the directory in the command line, by which the net under the tests finds strays.
         url = ["-b", self.url] if broker else []
-        argv = ["-m", "mesh", "-A", PROJECT, *url, "worker", "-n", f"{name}@here", "-c", str(slots)]
+        argv = ["-m", "mesh", "-A", PROJECT, *url, "worker", "-n", f"{name}@here", "-c", str(slots), "-l", "INFO"]
         node = Node(self, f"{name}@here", argv + (["-Q", queues] if queues else []), self._log(name))
         self._started.append(node)
         return node.ready() if wait else node
