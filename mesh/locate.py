@@ -38,6 +38,10 @@ _NAME_RULE: Final = (
 #: sockaddr_un holds 108 bytes with the final zero.
 _SOCKET_PATH_BYTES_MAX: Final = 107
 _LONGEST_SOCKET_NAME: Final = "c-000000000.sock"
+_PAGE: Final = re.compile(r"n-([0-9]+)\.page")
+_REPLY_SOCKET: Final = re.compile(r"c-[0-9a-f]+\.sock")
+#: A reply socket younger than this may be about to be listened on.
+_YOUNG_S: Final = 10.0
 #: How long a router waits for askers, who hold the lock for microseconds, to let go of it.
 _ASKERS_WAIT_S: Final = 1.0
 #: A log above this size is set aside (one old one is kept) before a router is started.
@@ -89,6 +93,11 @@ def reply_path(directory: str, incarnation: int) -> str:
 def pages_path(directory: str, pid: int) -> str:
     """The slot page of the node with this supervisor."""
     return f"{directory}/n-{pid}.page"
+
+
+def is_page(directory: str, path: str) -> bool:
+    """Whether this path is one of `pages_path`."""
+    return _PAGE.fullmatch(os.path.basename(path)) is not None and os.path.dirname(path) == directory
 
 
 def lock_path(place: Place) -> str:
@@ -302,6 +311,33 @@ def _is_at(fd: int, path: str) -> bool:
         return os.path.samestat(os.fstat(fd), os.stat(path))
     except FileNotFoundError:
         return False
+
+
+# --- what the dead have left ---------------------------------------------------------------------
+
+
+def remove_stale(place: Place) -> None:
+    """Removes what belonged to those who died while no router was there. For a router that starts."""
+    for entry in list(os.scandir(place.directory)):
+        page = _PAGE.fullmatch(entry.name)
+        if page is not None:
+            stale = not os.path.exists(f"/proc/{page[1]}")
+        else:
+            stale = _REPLY_SOCKET.fullmatch(entry.name) is not None and _nobody_listens(entry)
+        if stale:
+            with contextlib.suppress(OSError):
+                os.unlink(entry.path)
+
+
+def _nobody_listens(entry: os.DirEntry[str]) -> bool:
+    import socket
+
+    with contextlib.suppress(OSError):
+        if time.time() - entry.stat(follow_symlinks=False).st_mtime < _YOUNG_S:
+            return False
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+            return probe.connect_ex(entry.path) == errno.ECONNREFUSED
+    return False
 
 
 # --- starting one --------------------------------------------------------------------------------

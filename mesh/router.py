@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import logging
@@ -14,7 +15,7 @@ from typing import Any, Final
 
 from mesh import clock, locate, messages, slot_page, transport
 from mesh.core.dispatch import Budgets
-from mesh.core.effects import Effect, Persist, Send, SendControl, WatchProcess
+from mesh.core.effects import Effect, Persist, RemovePage, RemoveReplySocket, Send, SendControl, WatchProcess
 from mesh.core.identity import Identity
 from mesh.core.owner import Arrival, Limits, Owner
 from mesh.exceptions import MalformedMessage, MeshError
@@ -63,6 +64,8 @@ class Router:
             SendControl: self._send_control,
             Persist: self._persist,
             WatchProcess: self._watch,
+            RemoveReplySocket: self._remove_reply_socket,
+            RemovePage: self._remove_page,
         }
 
     def _bind(self) -> None:
@@ -179,6 +182,14 @@ class Router:
         if not self._processes.watch(effect.pid):
             self._process_ended(effect.pid)
 
+    def _remove_reply_socket(self, effect: RemoveReplySocket) -> None:
+        _remove(locate.reply_path(self._place.directory, effect.incarnation))
+
+    def _remove_page(self, effect: RemovePage) -> None:
+        # The path came over the wire: only a page of this mesh is ever removed.
+        if locate.is_page(self._place.directory, effect.path):
+            _remove(effect.path)
+
     def _process_ended(self, pid: int) -> None:
         slot = self._owner.slot_of_pid(pid)
         begun = slot_page.begun_of(*slot, pid) if slot is not None else None
@@ -205,6 +216,11 @@ def _encode_failure(error: MeshError) -> bytes:
     from mesh.remote_errors import encode_exception
 
     return encode_exception(error, "")
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)
 
 
 def _limits(settings: Settings) -> Limits:
@@ -256,6 +272,7 @@ def run_router(
             extra={"action": "refused"},
         )
         return 1
+    locate.remove_stale(place)
     router = Router(place, settings)
 
     def on_signal(number: int, frame: FrameType | None) -> None:

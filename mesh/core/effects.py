@@ -36,4 +36,16 @@ class WatchProcess(NamedTuple):
     pid: int
 
 
-Effect = Send | SendControl | Persist | WatchProcess
+class RemoveReplySocket(NamedTuple):
+    """The client of this incarnation died and can't remove its reply socket itself."""
+
+    incarnation: int
+
+
+class RemovePage(NamedTuple):
+    """The node that kept this slot page died, and so did its slots. The path is what the node said."""
+
+    path: str
+
+
+Effect = Send | SendControl | Persist | WatchProcess | RemoveReplySocket | RemovePage

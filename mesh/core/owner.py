@@ -16,7 +16,7 @@ from mesh.clock import Now
 from mesh.core import inquiry
 from mesh.core.callers import CONFIRM_DELAY_S, Caller
 from mesh.core.dispatch import FORGET_EVERY, Budgets, Dispatch, Grant
-from mesh.core.effects import Effect, Persist, Send, SendControl, WatchProcess
+from mesh.core.effects import Effect, Persist, RemovePage, RemoveReplySocket, Send, SendControl, WatchProcess
 from mesh.core.identity import Identity
 from mesh.core.leases import Consumer, Kind
 from mesh.core.membership import Membership, Node
@@ -24,7 +24,7 @@ from mesh.core.outcomes import OutcomeStore, Stored
 from mesh.core.sequences import SequenceSet
 from mesh.core.task import Task
 from mesh.exceptions import MeshError, ResultExpired, TaskRevokedError, WorkerLostError
-from mesh.ids import OWNER_TAG_BYTES, PREFIX_BYTES, prefix, sequence_of, stamp, to_text
+from mesh.ids import OWNER_TAG_BYTES, PREFIX_BYTES, prefix, read, sequence_of, stamp, to_text
 from mesh.messages import Buffer, Durability, Flag
 from mesh.states import PENDING, Status
 
@@ -160,18 +160,25 @@ class Owner:
         not say.
         """
         self._now = now
+        pages = set()
         for node in self.membership.all_by_pid(pid):
+            pages.add(self._pages[node.name])
             self._node_gone(node, "its process died")
         for caller in [one for one in self._caller_of.values() if one.pid == pid]:
             self._disconnect(caller)
+            self._effects.append(RemoveReplySocket(read(stamp(caller.prefix, 0)).incarnation))
         self._control_clients = {peer: one for peer, one in self._control_clients.items() if one[0] != pid}
-        forsaken = self._forsaken.pop(pid, None) is not None
+        forsaken = pid in self._forsaken
+        if forsaken:
+            pages.add(self._forsaken.pop(pid))
         for consumer in [one for one in self.dispatch.consumers.values() if one.pid == pid]:
             consumer.quiet = True
             if consumer.node in self.membership.nodes and not forsaken:
                 self._dead_slots[pid] = (begun, now.mono_s + CAUSE_S)
             else:
                 self.dispatch.lost(consumer.peer, begun, f"node {consumer.node} was lost", node_lost=True)
+        needed = {"", *self._pages.values(), *self._forsaken.values()}
+        self._effects += [RemovePage(page) for page in sorted(pages - needed)]
         return self._flush()
 
     def undelivered(self, peer: bytes, tasks: m.Tasks, now: Now) -> list[Effect]:

@@ -321,7 +321,7 @@ class Router:
                 self._tell(True, effect.peer, effect.message)
             elif isinstance(effect, WatchProcess):
                 self.watched.append(effect.pid)
-            else:
+            elif isinstance(effect, Persist):
                 self.persisted.append(effect)
                 if self.uncommitted is None:
                     self._do(self.owner.committed(effect.number, self.durability, self.now))

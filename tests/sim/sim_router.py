@@ -68,7 +68,7 @@ class SimRouter(Process):
                     self.do(self.owner.unreachable(effect.peer, self.now))
             elif isinstance(effect, Persist):
                 self.do(self.owner.committed(effect.number, Durability.NONE, self.now))
-            else:
+            elif isinstance(effect, WatchProcess):
                 self._watch(effect)
 
     def _send(self, effect: Send) -> None:
