@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
@@ -63,13 +64,14 @@ class Client:
         self._batching: dict[int, int] = {}
         self._answers: dict[int, Answer] = {}
         self._last_request = 0
-        self._to_send: list[messages.Message] = []
+        #: Questions, from any thread to the driver. Deques, which are appended to and emptied without a lock.
+        self._to_send: deque[messages.Message] = deque()
         self._control: transport.Link | None = None
         self._control_up = False
         #: Counts the links to routers, so that a late HELLO over an earlier one is told from the last.
         self._links = 0
         self._control_hello_mono_s = 0.0
-        self._control_to_send: list[messages.Request] = []
+        self._control_to_send: deque[messages.Request] = deque()
         self._closed = False
         #: Set when the client closes and everything is confirmed.
         self._drained = threading.Event()
@@ -335,10 +337,8 @@ class Client:
             received = calls.received_along()
             if received is not None:
                 link.send(received)
-        if self._to_send:
-            waiting, self._to_send = self._to_send, []
-            for message in waiting:
-                link.send(message)
+        while self._to_send:
+            link.send(self._to_send.popleft())
         if self._control_to_send:
             self._flush_control()
 
@@ -350,10 +350,8 @@ class Client:
             self._poller.add(self._control)
             self._control.send(self._hello({}))
             self._control_hello_mono_s = time.monotonic()
-        if self._control_up:
-            waiting, self._control_to_send = self._control_to_send, []
-            for request in waiting:
-                self._control.send(request)
+        while self._control_up and self._control_to_send:
+            self._control.send(self._control_to_send.popleft())
 
     def _receive_results(self) -> None:
         for peer, message, frames in self._door.receive():
