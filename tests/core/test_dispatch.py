@@ -154,6 +154,7 @@ def test_a_known_task_waits_behind_no_unknown_one_and_no_unknown_one_behind_it(b
         pytest.param(0, id="empty tasks"),
         pytest.param(100, id="a tenth of a millisecond"),
         pytest.param(700, id="three to a window"),
+        pytest.param(WINDOW_US // 4 - OVERHEAD_US, id="exactly four to a window"),
         pytest.param(WINDOW_US - OVERHEAD_US - 1, id="hardly less than a window"),
         pytest.param(WINDOW_US - OVERHEAD_US, id="a window"),
         pytest.param(1_000_000, id="a second"),
@@ -178,17 +179,24 @@ def test_what_waits_in_a_slot_is_due_within_two_milliseconds(bench, runtime_us):
     assert bench.assign() == {}
 
 
-def test_bodies_that_wait_in_a_slot_are_at_most_a_mebibyte(bench):
-    # Given tiny tasks with large bodies, in frames or inline
+@pytest.mark.parametrize(
+    ("inline", "held"),
+    [
+        pytest.param(0, 4, id="exactly a quarter each"),
+        pytest.param(1, 3, id="a little more"),
+    ],
+)
+def test_bodies_that_wait_in_a_slot_are_at_most_a_mebibyte(bench, inline, held):
+    # Given tiny tasks with large bodies, in frames and inline
     bench.learn("t", 0)
     slot = bench.slot()
-    bench.accept(8, body=b"x" * 1000, frames=(b"y" * (WINDOW_BYTES // 4),))
+    bench.accept(8, body=b"x" * inline, frames=(b"y" * (WINDOW_BYTES // 4),))
 
     # When they are placed
     bench.assign()
 
     # Then few are held
-    assert len(slot.held) == 3
+    assert len(slot.held) == held
     assert slot.held_bytes <= WINDOW_BYTES
 
 
@@ -271,6 +279,17 @@ def test_equal_queues_take_turns(bench):
         order += bench.assign()["slot"]
         bench.ends(slot)
     assert [(one - 1) // 3 for one in order] == [0, 1, 2] * 3
+
+
+def test_an_empty_queue_costs_the_others_no_turn(bench):
+    slot = bench.slot(queues=("a", "b", "c"))
+    for queue in "aaaccc":
+        bench.accept(queue=queue)
+    order = []
+    for _ in range(6):
+        order += bench.assign()["slot"]
+        bench.ends(slot)
+    assert order == [1, 4, 2, 5, 3, 6]
 
 
 def test_a_queue_of_long_tasks_gets_its_turn_beside_one_of_short_tasks(bench):
@@ -404,15 +423,47 @@ def test_slots_with_an_old_front_are_recalled_at_once_for_an_idle_slot(bench):
     assert bench.assign(at(due)) == {"idle": [2, 3]}
 
 
-def test_without_an_idle_slot_a_recall_waits_a_while(bench):
+@pytest.mark.parametrize(
+    "no_idle_slot",
+    [
+        pytest.param(lambda bench: None, id="nobody else"),
+        pytest.param(lambda bench: bench.peer(), id="a peer"),
+        pytest.param(lambda bench: setattr(bench.slot("other"), "quiet", True), id="a slot that takes nothing"),
+    ],
+)
+def test_without_an_idle_slot_a_recall_waits_a_while(bench, no_idle_slot):
     bench.learn("t", 100)
     bench.slot("busy")
     bench.accept(3)
     bench.assign()
+    no_idle_slot(bench)
     due = START.mono_s + STALE_BUSY_S
     assert bench.dispatch.next_deadline_mono_s(START) == due
     assert bench.stale(at(due - 0.0001)) == []
     assert bench.stale(at(due)) == ["busy"]
+
+
+def test_the_next_deadline_is_the_earliest_of_all(bench):
+    # Given two slots that may have to be recalled, and a task that is due later
+    bench.learn("t", 100)
+    first, second = bench.slot("first"), bench.slot("second")
+    bench.accept(4)
+    bench.assign()
+    second.busy_since_mono_s += 0.01
+    eta = START.mono_s + 2 * STALE_BUSY_S
+    bench.accept(eta=wall(eta))
+
+    # When each in turn has been seen to
+    deadlines = []
+    for slot in (first, second):
+        deadlines.append(bench.dispatch.next_deadline_mono_s(START))
+        bench.dispatch.recalled(slot, begun=slot.last_lease, upto=slot.last_lease)
+    deadlines.append(bench.dispatch.next_deadline_mono_s(START))
+
+    # Then the next one was told each time
+    assert deadlines == pytest.approx([START.mono_s + STALE_BUSY_S, START.mono_s + STALE_BUSY_S + 0.01, eta])
+    bench.accept(eta=wall(START.mono_s + 0.001))
+    assert bench.dispatch.next_deadline_mono_s(START) == pytest.approx(START.mono_s + 0.001)
 
 
 def test_a_slot_under_recall_gets_nothing_until_that_is_answered(bench):

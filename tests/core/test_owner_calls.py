@@ -681,3 +681,25 @@ def test_clients_longest_gone_are_forgotten_first_and_connected_ones_never(route
     slot = router.slot()
     slot.ends(last.call())
     assert len(last.results()) == 1
+
+
+def test_names_and_ids_of_what_is_past_are_forgotten_now_and_then(make_router, monkeypatch):
+    # Given a router that looks for them often, a custom id, a queue and an early outcome, all of them past
+    monkeypatch.setattr(owner_module, "FORGET_EVERY", 1)
+    router = make_router(result_expires_s=1.0)
+    client, slot = router.client(), router.slot()
+    kept = client.call(queue="kept", options={"id": "kept"})
+    slot.ends(client.call(options={"id": "past"}))
+    slot.says(m.Outcomes([[9, client.id(50), Status.SUCCESS, 5, b"", 0, True]]))
+    past = router.slot(queues=("past",))
+    past.dies()
+    assert set(router.owner.custom) == {"kept", "past"}
+    router.passes(1.0)
+
+    # When anything more is journaled
+    slot.ends(client.call())
+
+    # Then only what is in use is known
+    assert router.owner.custom == {"kept": kept}
+    assert router.owner._orphans == set()
+    assert set(router.owner.dispatch.queues) == {"kept", "q"}

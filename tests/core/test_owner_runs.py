@@ -65,6 +65,7 @@ def test_a_receipt_without_company_waits_a_little(router, client):
     router.passes(RECEIPT_DELAY_S)
     slot.looks()
     assert slot.receipts == [3]
+    assert router.owner.next_deadline_mono_s() is None
 
 
 def test_a_receipt_covers_no_lease_behind_one_that_is_held(router, client):
@@ -119,7 +120,7 @@ def test_tasks_that_could_not_be_handed_over_are_leased_anew_a_little_later(rout
     assert router.owner.next_deadline_mono_s() <= router.mono_s + BLOCKED_S
     router.passes(BLOCKED_S)
     assert slot.looks() == ids
-    assert list(slot.held) == [3, 4]
+    assert (list(slot.held), slot.receipts) == ([3, 4], [2])
 
 
 # --- recalls -------------------------------------------------------------------------------------
@@ -242,6 +243,13 @@ def test_the_death_of_a_slot_waits_for_the_cause_that_its_node_tells(router, cli
     assert other.looks() == [first, second]
     assert [(one.attempt, one.flags) for one in other.held.values()] == [(1, Flag.REDELIVERED), (0, Flag.NONE)]
     assert router.owner.dispatch.open[first].causes == ["signal 9"]
+
+
+def test_a_slot_that_is_dead_gets_nothing_while_its_cause_is_awaited(router, client):
+    slot = router.slot()
+    router.process_ended(slot.pid)
+    client.call()
+    assert slot.looks() == []
 
 
 def test_the_cause_may_come_before_the_death(router, client):

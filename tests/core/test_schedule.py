@@ -94,6 +94,8 @@ def test_a_task_that_comes_back_is_told_of_again_if_its_expiry_has_passed(schedu
     # Then each is told of when it is due, once
     assert sequences(schedule.expired(15.0)) == [1]
     assert sequences(schedule.expired(20.0)) == [2]
+    schedule.expire_again(late, 20.0)
+    assert sequences(schedule.expired(20.0)) == [2]
 
 
 def test_the_waiting_are_counted_by_queue(schedule):
@@ -123,16 +125,36 @@ def test_entries_of_ended_tasks_do_not_pile_up_behind_a_far_moment(schedule, hea
     assert schedule.due(1e9) == [kept]
 
 
+def test_entries_are_swept_seldom_where_few_tasks_end(schedule, monkeypatch):
+    # Given a schedule that counts its sweeps
+    sweeps: list[int] = []
+
+    def sweep():
+        sweeps.append(len(schedule))
+        Schedule._sweep(schedule)
+
+    monkeypatch.setattr(schedule_module, "_SWEEP_FROM", 16)
+    monkeypatch.setattr(schedule, "_sweep", sweep)
+    schedule._sweep_at = 16
+
+    # When it takes tasks that wait and expire, and none of them ends
+    for number in range(1024):
+        schedule.expire(waiting(schedule, number, 1e8 - number), 1e9)
+
+    # Then the sweeps are twice as far apart each time
+    assert sweeps == [8, 16, 32, 64, 128, 256, 512, 1024]
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_a_schedule_does_what_two_sorted_lists_do(checked, seed, monkeypatch):
-    monkeypatch.setattr(schedule_module, "_SWEEP_FROM", 32)
+    monkeypatch.setattr(schedule_module, "_SWEEP_FROM", 8)
     rng = random.Random(seed)
     schedule = checked(Schedule())
-    schedule._sweep_at = 32
+    schedule._sweep_at = 8
     etas, expiries, open_, wall_s = [], [], [], 0.0
     for number in range(800):
         # Given whatever came before, when a task is put in, ends, or time passes
-        moment = wall_s + rng.choice((0.0, 1.0, rng.uniform(0, 50)))
+        moment = wall_s + rng.choice((0.0, 1.0, rng.uniform(0, 500)))
         match rng.choices(("wait", "expire", "end", "pass"), (4, 4, 3, 4))[0]:
             case "wait":
                 open_.append(waiting(schedule, number, moment))
