@@ -5,9 +5,9 @@ What travels exactly, at any depth, also as dict keys and members of sets:
     set, frozenset, range, datetime, date, time, timedelta, Decimal, UUID, the paths of pathlib, arrays and scalars of
     numpy, and registered types: Enums, dataclasses, named tuples, whatever has functions for it (`register_type`).
 
-What changes on the way:
-    bytearray and memoryview arrive as bytes. An array arrives contiguous and read-only. A ZoneInfo stays one; every
-    other time zone becomes the fixed offset it had. A concrete path of the other kind of system arrives as a pure path.
+What changes on the way: bytearray and memoryview arrive as bytes. An array arrives contiguous and read-only. A
+ZoneInfo stays one; every other time zone becomes the fixed offset it had. A concrete path of the other kind of system
+arrives as a pure path.
 
 Nothing else changes: everything else is refused, with its place and the remedy. That includes subclasses, which are not
 their base (OrderedDict, defaultdict, IntEnum, named tuples, datetimes of pandas), until they are registered.

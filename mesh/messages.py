@@ -2,12 +2,9 @@
 what when.
 
 A message is a NamedTuple; on the wire it is the msgpack array `[kind, *fields]`. Fields added by a later minor
-version stand at
-the end and are ignored by those who don't know them. Batches hold *records*, which are plain lists on the wire and
-stay lists in
-the hot path; their fields are named here. Buffers of large bodies follow the message as frames of their own, in the
-order of the
-records that own them (`n_frames` each).
+version stand at the end and are ignored by those who don't know them. Batches hold *records*, which are plain lists
+on the wire and stay lists in the hot path; their fields are named here. Buffers of large bodies follow the message as
+frames of their own, in the order of the records that own them (`n_frames` each).
 """
 
 from __future__ import annotations

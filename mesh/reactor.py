@@ -1,9 +1,9 @@
-"""Who drives a client's sockets: its I/O thread, or a thread that waits in `get()`; the only place where that moves (D14).
+"""Who drives a client's sockets: its I/O thread, or a thread that waits in `get()` (DESIGN D14). Only here does that move.
 
-A thread that waits takes the reactor over: its call's result then reaches it without a change of threads. When it has what
-it waited for it lays the reactor down, and the I/O thread leaves it there for a few milliseconds: a program that calls,
-waits, calls, waits finds it free each time. A single call made meanwhile is sent by its own thread; a second one without a
-wait in between shows a burst, which the I/O thread takes from there on, in batches.
+A thread that waits takes the reactor over: its call's result then reaches it without a change of threads. When it has
+what it waited for it lays the reactor down, and the I/O thread leaves it there for a few milliseconds: a program that
+calls, waits, calls, waits finds it free each time. A single call made meanwhile is sent by its own thread; a second
+one without a wait in between shows a burst, which the I/O thread takes from there on, in batches.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The slot page: one mmapped file a node, one record a slot, in which slots say what they have begun (DESIGN D4).
 
 A record is written by its slot, but for `withdrawn`, which the supervisor raises. Anybody of the same user may read
-it; nobody
-needs a lock:
+it; nobody needs a lock:
 
 - The slot writes `begun = n`, then looks at `withdrawn`. It runs lease n only where `withdrawn < n`; else it returns n.
 - The supervisor raises `withdrawn`, waits `SETTLE_S`, then reads `begun`: what lies above it was not begun and never

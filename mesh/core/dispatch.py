@@ -1,8 +1,7 @@
 """Which task goes to which consumer, and what becomes of it when it ends or its holder goes.
 
 Placement (DESIGN D3, D4): an idle local slot, then an idle remote one (a peer's credit), then the window of a local
-slot;
-never a remote window.
+slot; never a remote window.
 """
 
 from __future__ import annotations
