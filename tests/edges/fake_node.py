@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import zmq
-
 from mesh import locate, messages, transport
 from mesh.messages import Role
 from mesh.states import Status
@@ -57,8 +55,6 @@ class FakeNode:
         #: Outcome records, ascending.
         self._unreceipted: list[list[Any]] = []
         self._again_mono_s = 0.0
-        #: The routing id of its slot's link.
-        self.routing_id = b""
         self._wakeup = transport.Wakeup()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="fake-node", daemon=True)
@@ -96,13 +92,15 @@ class FakeNode:
     def _dial(self) -> None:
         self._slot = transport.Link(self._context, locate.inbox_url(self._place))
         self._node = transport.Link(self._context, locate.control_url(self._place))
-        self.routing_id = bytes(self._slot.socket.getsockopt(zmq.ROUTING_ID))
         self._poller.add(self._slot)
         self._poller.add(self._node)
         node = {"name": self._name, "page": "", "queues": [self._queue], "concurrency": 1}
-        slot = {"node": self._name, "index": 0, "queues": [self._queue], "last_lease": self.begun}
         self._node.send(hello(Role.NODE, self._place.mesh, node))
-        self._slot.send(hello(Role.SLOT, self._place.mesh, slot))
+        self._slot.send(self._slot_hello())
+
+    def _slot_hello(self) -> messages.Hello:
+        slot = {"node": self._name, "index": 0, "queues": [self._queue], "last_lease": self.begun}
+        return hello(Role.SLOT, self._place.mesh, slot)
 
     def _redial(self) -> None:
         self.joined.clear()

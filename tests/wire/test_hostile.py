@@ -684,14 +684,21 @@ def test_a_nodes_answer_of_any_form_reaches_its_asker_or_is_refused(village):
 # --- who is who ----------------------------------------------------------------------------------
 
 
-def test_a_routing_id_that_is_claimed_twice_comes_back_to_its_owner(village):
-    # Given a stranger that knows the routing id of the honest slot, and takes it
-    with Stranger(locate.inbox_url(village.place), routing_id=village.node.routing_id) as stranger:
-        stranger.raw(b"anything")
-        stranger.say(hello(Role.CLIENT, "another", {}))
+def test_links_that_fight_for_one_routing_id_trouble_nobody_else(village):
+    # Given two that claim one routing id, again and again, as a slot and as a client
+    inbox = locate.inbox_url(village.place)
+    slot_info = {"node": "bad@host", "index": 0, "queues": ["other"], "last_lease": 0}
+    for _ in range(20):
+        with Stranger(inbox, routing_id=b"\x01same") as first, Stranger(inbox, routing_id=b"\x01same") as second:
+            for one in (first, second):
+                one.say(hello(Role.SLOT, village.place.mesh, slot_info))
+                one.say(hello(Role.CLIENT, village.place.mesh, {}, incarnation=99))
+                one.say(a_call({}, queue="other"))
 
-    # Then the honest get their work done when it has gone, if not before
+            # Then the honest get their work done
+            village.works(5)
     village.works()
+    assert village.grew() < BOUND_BYTES
 
 
 def test_a_second_client_of_the_same_incarnation_is_refused(village):
