@@ -10,7 +10,7 @@ from mesh import ids
 from mesh import messages as m
 from mesh.clock import Now
 from mesh.core.dispatch import Budgets
-from mesh.core.effects import Effect, Persist, Send, SendControl, WatchProcess
+from mesh.core.effects import Effect, Persist, RemovePage, RemoveReplySocket, Send, SendControl, WatchProcess
 from mesh.core.identity import Identity
 from mesh.core.owner import Arrival, Limits, Owner
 from mesh.core.task import Task
@@ -255,6 +255,8 @@ class Router:
         self.persisted: list[Persist] = []
         self.peers: dict[tuple[bool, bytes], Peer] = {}
         self.watched: list[int] = []
+        #: What it was told to remove, in order.
+        self.removed: list[RemovePage | RemoveReplySocket] = []
         self.numbers = itertools.count(1_000)
 
     @property
@@ -321,7 +323,9 @@ class Router:
                 self._tell(True, effect.peer, effect.message)
             elif isinstance(effect, WatchProcess):
                 self.watched.append(effect.pid)
-            elif isinstance(effect, Persist):
+            elif isinstance(effect, RemovePage | RemoveReplySocket):
+                self.removed.append(effect)
+            else:
                 self.persisted.append(effect)
                 if self.uncommitted is None:
                     self._do(self.owner.committed(effect.number, self.durability, self.now))

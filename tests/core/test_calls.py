@@ -191,15 +191,16 @@ def test_a_confirmed_call_whose_result_is_ignored_is_done_with(calls):
 
 
 @pytest.mark.parametrize(
-    ("durability", "again"),
+    ("durability", "flags", "again"),
     [
-        pytest.param(Durability.NONE, [[1, 2]], id="a router that keeps nothing"),
-        pytest.param(Durability.JOURNALED, [], id="a router with a journal"),
+        pytest.param(Durability.NONE, Flag.NONE, [[1, 2]], id="a router that keeps nothing"),
+        pytest.param(Durability.JOURNALED, Flag.NONE, [], id="a router with a journal"),
+        pytest.param(Durability.NONE, Flag.EARLY_ACK, [], id="calls that may run at most once"),
     ],
 )
-def test_bodies_are_kept_for_a_router_that_keeps_nothing_itself(calls, durability, again):
+def test_bodies_are_kept_for_a_router_that_keeps_nothing_itself(calls, durability, flags, again):
     # Given calls that were confirmed
-    add(calls, 2)
+    add(calls, 2, flags=flags)
     publish(calls)
     calls.confirm(confirm((1, 2), durability=durability))
 

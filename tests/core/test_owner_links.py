@@ -3,6 +3,7 @@
 import pytest
 
 from mesh import messages as m
+from mesh.core.effects import RemovePage, RemoveReplySocket
 from mesh.messages import Flag
 from tests.core.builders import BOOT, MESH, OWNER_TAG, Peer
 
@@ -210,9 +211,45 @@ def test_nothing_is_remembered_of_nodes_and_slots_that_are_gone(router):
     assert (owner._pages, owner._forsaken, owner._dead_slots, owner.dispatch.consumers) == ({}, {}, {}, {})
 
 
+def test_the_reply_socket_of_a_client_that_dies_is_removed(router):
+    # Given two clients, of which one leaves in order
+    router.client(incarnation=5, pid=7)
+    router.client(incarnation=6, pid=8).says(m.Bye("done"))
+
+    # When both processes end
+    router.process_ended(7)
+    router.process_ended(8)
+
+    # Then only the other one's is left to be removed
+    assert router.removed == [RemoveReplySocket(5)]
+
+
+def test_the_page_of_a_node_that_dies_is_removed_when_its_last_slot_has_died(router):
+    # Given a node with two slots, of which one dies before it
+    node = router.node("n1")
+    slots = [node.slot(0), node.slot(1)]
+    slots[0].dies()
+
+    # When the node dies, and then the other slot
+    router.process_ended(node.pid)
+    assert router.removed == []
+    router.process_ended(slots[1].pid)
+
+    # Then nobody needs the page any more
+    assert router.removed == [RemovePage("n1.page")]
+
+
+def test_the_page_of_a_node_that_leaves_in_order_is_its_own_concern(router):
+    node = router.node("n1")
+    node.says(m.Bye("the node ends"))
+    router.process_ended(node.pid)
+    assert router.removed == []
+
+
 def test_the_death_of_a_stranger_changes_nothing(router):
     router.slot()
     router.process_ended(424242)
+    assert router.removed == []
     assert len(router.owner.dispatch.consumers) == 1
     assert router.owner.slot_of_pid(424242) is None
 
