@@ -631,7 +631,7 @@ def test_slots_at_the_edge_of_what_is_allowed_do_no_harm(village, desc, info, pi
 
 
 @pytest.mark.parametrize("page", ["\0", "/dev/zero", "/", "fifo", "x" * 100_000, "/proc/self/mem"])
-@pytest.mark.parametrize("index", [0, -1, 1 << 62, (1 << 64) - 1])
+@pytest.mark.parametrize("index", [0, (1 << 16) - 1])
 def test_a_dead_slot_whose_page_is_anything_does_not_stop_the_router(village, tmp_path, page, index):
     # Given a node whose page is no page, and a slot of it in another process
     if page == "fifo":
