@@ -107,12 +107,6 @@ CASES: tuple[Case, ...] = (
         (Metric("time", "s", "time", Budget(_MOST, 1.5, "pool")),),
     ),
     Case(
-        "chain",
-        "chain",
-        (Entrant("mesh", "mesh", "chain_step"), Entrant("mesh call", "mesh", "call_step")),
-        (Metric("step", "µs", "a step", Budget(_MOST, 1.2, "mesh call")),),
-    ),
-    Case(
         "echo",
         "1 MiB echo, 8 in flight",
         _all("echo", "mesh", "raw", "pool"),

@@ -32,17 +32,6 @@ def sequential(system: protocol.Caller, sizes: Sizes, scratch: Path) -> Figures:
     return {"p50": percentile(took_us, 50), "p99": percentile(took_us, 99), **cpu}
 
 
-def call_step(system: protocol.Caller, sizes: Sizes, scratch: Path) -> Figures:
-    """What a chain's step is compared with: as many calls, one after the other, mean in µs."""
-    took_s = _seconds(lambda: [system.call(1, number) for number in range(sizes.chain_steps)])
-    return {"step": took_s / sizes.chain_steps * 1e6}
-
-
-def chain_step(system: protocol.Chainer, sizes: Sizes, scratch: Path) -> Figures:
-    """Mean time of a step of one long chain, µs."""
-    return {"step": _seconds(lambda: system.chain(sizes.chain_steps)) / sizes.chain_steps * 1e6}
-
-
 def loop(system: protocol.Caller, sizes: Sizes, scratch: Path) -> Figures:
     """Small tasks per second called one by one, all results with the client; CPU per task by role, µs."""
     return _throughput(system, sizes, system.loop)
@@ -140,7 +129,7 @@ def fairness(system: protocol.Napper, sizes: Sizes, scratch: Path) -> Figures:
 OPERATIONS: dict[str, Callable[[Any, Sizes, Path], Figures]] = {
     operation.__name__: operation
     for operation in (
-        *(sequential, call_step, chain_step, loop, batch, submit, forget, gather),
+        *(sequential, loop, batch, submit, forget, gather),
         *(echo, cold, idle, memory, fairness),
     )
 }

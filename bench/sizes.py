@@ -21,7 +21,6 @@ class Sizes:
 
     warm_up_calls: int = 300
     sequential_calls: int = 1_000
-    chain_steps: int = 100
     #: Tasks of the throughput, submit and fire-and-forget cases.
     tasks: int = 20_000
     gather_calls: int = 1_000
@@ -45,7 +44,6 @@ FULL = Sizes()
 QUICK = Sizes(
     warm_up_calls=10,
     sequential_calls=50,
-    chain_steps=10,
     tasks=500,
     gather_calls=50,
     echoes=16,

@@ -1,4 +1,4 @@
-"""Who drives a client's sockets: its I/O thread, or a thread that waits in `get()` (DESIGN D14). Only here does it move.
+"""Who drives a client's sockets: its I/O thread, or a thread that waits in `get()` (D14). Only here does that move.
 
 A thread that waits takes the reactor over: its call's result then reaches it without a change of threads. When it has
 what it waited for it lays the reactor down, and the I/O thread leaves it there for a few milliseconds: a program that

@@ -97,12 +97,6 @@ class MeshSystem:
         self._get_all(self._open)
         self._open = []
 
-    def chain(self, steps: int) -> None:
-        from mesh import chain
-
-        add = self._tasks.add
-        chain(add.s(1, 1), *(add.s(1) for _number in range(steps - 1))).delay().get(timeout=self._timeout_s)
-
     def cold_start(self) -> float:
         """A node and a client process at once, in a directory where nothing runs, until the client has its result."""
         directory = tempfile.mkdtemp(dir=self._directory)

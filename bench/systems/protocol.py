@@ -79,12 +79,6 @@ class ColdStarter(System, Protocol):
     def cold_start(self) -> float: ...
 
 
-class Chainer(System, Protocol):
-    """A chain of `steps` small tasks, each with the result of the one before."""
-
-    def chain(self, steps: int) -> None: ...
-
-
 class Hoarder(System, Protocol):
     """Queues `tick(path)` tasks with no node there; `start_node` then lets one begin. Not for a started system."""
 

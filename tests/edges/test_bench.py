@@ -174,8 +174,8 @@ def test_a_floor_measures_and_leaves_no_process_behind(system):
 
 def test_an_operation_that_fails_says_why_and_the_driver_goes_on():
     with RemoteSystem("pool") as remote:
-        with pytest.raises(MeasurementFailed, match="chain_step on pool: AttributeError"):
-            remote.perform("chain_step", QUICK)
+        with pytest.raises(MeasurementFailed, match="sequential_typo on pool"):
+            remote.perform("sequential_typo", QUICK)
         assert remote.perform("cold", QUICK)["time"] > 0
 
 
