@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 CALLERS_MAX: Final = 64
 #: How long to wait for HELLO-OK before HELLO is said again.
 HELLO_AGAIN_S: Final = 0.2
+#: EX_SOFTWARE of sysexits.h.
+CRIPPLED_EXIT_CODE: Final = 70
 #: How long a slot that ends waits for the receipts of its last outcomes.
 LAST_RECEIPTS_S: Final = 2.0
 
@@ -84,6 +86,7 @@ class Slot:
             else:
                 self._wait()
             if not (self._work.waiting and self._joined):
+                self._end_if_crippled()
                 self._flush_idle()
                 self._receive()
 
@@ -243,6 +246,16 @@ class Slot:
         self._poller.remove(self._router)
         self._router.close()
         self._router = self._dial()
+
+    def _end_if_crippled(self) -> None:
+        """A task that has closed every descriptor has closed the slot's too: nothing can be sent or heard any more.
+
+        The process ends at once, as if it had crashed; the task is charged with that.
+        """
+        try:
+            os.fstat(self._options.lifeline_fd)
+        except OSError:
+            os._exit(CRIPPLED_EXIT_CODE)
 
     def _receive(self) -> None:
         for message, frames in self._router.receive():

@@ -30,8 +30,12 @@ def make_known() -> None:
 
 @pytest.mark.parametrize(
     ("task", "arguments", "cause"),
-    [(tasks.leave, (7,), "exited with code 7"), (tasks.kill_itself, (), r"signal 9 \(SIGKILL\)")],
-    ids=["os._exit", "SIGKILL"],
+    [
+        (tasks.leave, (7,), "exited with code 7"),
+        (tasks.kill_itself, (), r"signal 9 \(SIGKILL\)"),
+        (tasks.close_everything, (), "its process"),
+    ],
+    ids=["os._exit", "SIGKILL", "closes every descriptor"],
 )
 def test_a_task_that_kills_its_slot_each_time_fails_past_the_budget_and_no_other_is_charged(
     host: Host, app: Mesh, task, arguments, cause
