@@ -60,6 +60,7 @@ class Slot:
         self._options = options
         self._page = page
         self._execution = execution
+        self._pid = os.getpid()
         self._incarnation = transport.fresh_incarnation()
         self._work = Work(page.enter(options.slot, os.getpid()))
         self._context = transport.context()
@@ -140,6 +141,9 @@ class Slot:
             self._router.send(messages.Started(lease.number, wall_s))
         begun = time.perf_counter_ns()
         ran = self._execution.run(lease.record, lease.frames)
+        if os.getpid() != self._pid:
+            # A process that the task has forked came out of it too. It is no slot, and has nothing to say.
+            os._exit(0)
         runtime_us = (time.perf_counter_ns() - begun) // 1000
         self._page.end(self._options.slot)
         if ran.status == Status.RETRY:

@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mesh import Mesh
@@ -81,6 +82,24 @@ def test_tasks_that_were_leased_behind_one_that_dies_are_not_charged(host: Host,
     # Then the running task is on its second attempt, and all others on their first
     assert held.get(DEADLINE_S)["attempt"] == 1
     assert {one.get(DEADLINE_S)["attempt"] for one in first + behind} == {0}
+
+
+def test_a_process_that_a_task_has_forked_is_no_second_slot(host: Host, app: Mesh):
+    # Given one slot
+    node = host.start_node(slots=1)
+    (slot,) = node.slots()
+
+    # When a task forks and both processes return from it
+    returned = [tasks.fork.delay().get(DEADLINE_S) for _ in range(3)]
+
+    # Then only the slot's word counts, and the others are gone
+    assert returned == [slot] * 3
+    eventually(
+        lambda: (
+            not psutil.Process(slot).children()
+            or all(child.status() == psutil.STATUS_ZOMBIE for child in psutil.Process(slot).children())
+        )
+    )
 
 
 def test_a_task_whose_slot_died_once_runs_again_as_the_next_attempt(host: Host, app: Mesh):

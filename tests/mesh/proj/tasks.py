@@ -154,3 +154,10 @@ def count_down(self: Any, n: int) -> str:
 def close_everything() -> None:
     """Closes every descriptor of its process but the standard ones."""
     os.closerange(3, 4096)
+
+
+@app.task
+def fork() -> int:
+    """Forks, and has both processes return."""
+    os.fork()
+    return os.getpid()
