@@ -142,7 +142,7 @@ class Work:
         """
         if not self._unsent:
             return False
-        if mono_s - self._oldest_unsent_mono_s >= HOLD_S or self._unsent_bytes >= HOLD_BYTES or self._unsent[-1].frames:
+        if self._oldest_unsent_mono_s + HOLD_S <= mono_s or self._unsent_bytes >= HOLD_BYTES or self._unsent[-1].frames:
             return True
         return self._recent_us.get(lease.record[1], TINY_US) >= TINY_US
 
@@ -157,7 +157,7 @@ class Work:
         So it is where nothing waits for this slot, and the tasks are tiny: their callers have the results already, and
         sparing the router a wake-up for each makes it quick to take the next call.
         """
-        if not self._unsent or self._router_waits or mono_s - self._oldest_unsent_mono_s >= HOLD_S:
+        if not self._unsent or self._router_waits or self._oldest_unsent_mono_s + HOLD_S <= mono_s:
             return False
         last = self._unsent[-1]
         return last.record[3] < TINY_US and not last.frames and last.record[6]

@@ -45,12 +45,13 @@ def test_leases_are_numbered_on_from_what_the_slot_has_seen_last(checked):
 
 def test_sums_follow_what_is_held(slot):
     # Given three leases
-    grant(slot, 3, expected_us=100)
+    tasks = grant(slot, 3, expected_us=100)
     assert (slot.held_us, slot.held_bytes) == (300, 12)
 
     # When the middle one ends, twice
-    assert sequences([slot.close(2)]) == [2]
+    assert slot.close(2) is tasks[1]
     assert slot.close(2) is None
+    assert [task.expected_us for task in tasks] == [100, 0, 100]
 
     # Then the sums are those of the other two
     assert (slot.held_us, slot.held_bytes, list(slot.held)) == (200, 8, [1, 3])

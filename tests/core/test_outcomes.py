@@ -41,6 +41,8 @@ def test_an_outcome_can_be_read_any_number_of_times(make):
     store.received(key(1))
     assert [store.get(key(1)).body for _ in range(3)] == [b"value"] * 3
     assert (store.get(key(2)), len(store), list(store)) == (None, 1, [key(1)])
+    put(store, 3)
+    assert sorted(store) == [key(1), key(3)]
 
 
 def test_the_first_outcome_of_a_task_stays(make):
@@ -139,7 +141,11 @@ def test_looks_for_the_expired_are_not_closer_than_a_sixteenth_of_the_age(make):
     for number in range(50):
         put(store, number, stored_mono_s=number / 100)
     store.expire(16.0)
-    assert store.next_expiry_mono_s() == 17.0
+    assert (store.next_expiry_mono_s(), kept(store)) == (17.0, list(range(1, 50)))
+    store.expire(16.9)
+    assert kept(store) == list(range(1, 50))
+    store.expire(17.0)
+    assert kept(store) == []
 
 
 def test_what_is_forgotten_gives_its_room_back(make):

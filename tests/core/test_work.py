@@ -219,10 +219,10 @@ def test_outcomes_go_before_the_next_task_unless_that_is_tiny_and_they_are_young
         send(work)
     else:
         work.waiting.popleft()
-    run(work, 0.0, **ran)
+    run(work, 50.0, **ran)
 
     # When it is about to begin
-    assert work.must_send_before(work.waiting[0], mono_s) == must
+    assert work.must_send_before(work.waiting[0], 50.0 + mono_s) == must
 
     # Then nothing must be sent where there is nothing
     send(work)
@@ -262,9 +262,9 @@ def test_one_slow_run_is_remembered_for_a_while(work):
 )
 def test_the_owner_can_wait_where_nothing_depends_on_it(work, more, ran, mono_s, can_wait):
     work.take(tasks(1, 1, more=more), ())
-    run(work, 0.0, **ran)
-    assert work.owner_can_wait(mono_s) == can_wait
-    assert work.next_deadline_mono_s() == HOLD_S
+    run(work, 50.0, **ran)
+    assert work.owner_can_wait(50.0 + mono_s) == can_wait
+    assert work.next_deadline_mono_s() == 50.0 + HOLD_S
 
 
 def test_the_owner_can_not_wait_with_what_it_has_to_pass_on(work):
@@ -309,6 +309,21 @@ def test_outcomes_without_a_receipt_are_sent_again_after_a_while(work):
     assert work.overdue(10.0 + RESEND_S) == ([], None)
     work.receipt(1)
     assert [one.record[0] for one in work.overdue(10.0 + 2 * RESEND_S)[0]] == [2]
+
+
+def test_further_tasks_hasten_no_resend(work):
+    work.take(tasks(1, 1), ())
+    run(work)
+    send(work, 10.0)
+    work.take(tasks(2, 1), ())
+    assert work.next_deadline_mono_s() == 10.0 + RESEND_S
+
+
+def test_the_names_a_slot_remembers_are_bounded(work):
+    for number in range(1, 10_050):
+        work.take(tasks(number, 1, name=f"name {number}"), ())
+        run(work)
+    assert len(work._recent_us) <= 10_000
 
 
 def test_a_slot_that_joins_anew_forgets_its_leases_and_keeps_its_outcomes(work):
