@@ -13,7 +13,7 @@ from mesh.settings import PRIORITY_RULE, QUEUE_NAME_RULE, Settings, is_queue_nam
 
 _WHEN_RULE: Final = "a datetime or an ISO 8601 text"
 _EXPIRES_RULE: Final = f"seconds from now, {_WHEN_RULE}"
-_ID_CHARS_MAX: Final = 255
+ID_CHARS_MAX: Final = 255
 IGNORE_RESULT: Final = int(Flag.IGNORE_RESULT)
 TRACK_STARTED: Final = int(Flag.TRACK_STARTED)
 EARLY_ACK: Final = int(Flag.EARLY_ACK)
@@ -155,8 +155,8 @@ def check_boolean(option: str, value: Any) -> bool:
 
 def check_task_id(task_id: Any) -> str:
     """An id that the caller chose. Raises InvalidCall."""
-    if not isinstance(task_id, str) or not 0 < len(task_id) <= _ID_CHARS_MAX or not task_id.isprintable():
-        raise InvalidCall("task_id", task_id, f"a text of 1 to {_ID_CHARS_MAX} printable characters")
+    if not isinstance(task_id, str) or not 0 < len(task_id) <= ID_CHARS_MAX or not task_id.isprintable():
+        raise InvalidCall("task_id", task_id, f"a text of 1 to {ID_CHARS_MAX} printable characters")
     if ids.from_text(task_id) is not None:
         raise InvalidCall("task_id", task_id, "an id of your own, not one that mesh has made (a UUID of version 8)")
     return task_id
@@ -164,8 +164,8 @@ def check_task_id(task_id: Any) -> str:
 
 def check_task_name(name: Any) -> str:
     """A task's name. Raises InvalidCall."""
-    if not isinstance(name, str) or not 0 < len(name) <= _ID_CHARS_MAX or not name.isprintable():
-        raise InvalidCall("name", name, f"a task name: a text of 1 to {_ID_CHARS_MAX} printable characters")
+    if not isinstance(name, str) or not 0 < len(name) <= ID_CHARS_MAX or not name.isprintable():
+        raise InvalidCall("name", name, f"a task name: a text of 1 to {ID_CHARS_MAX} printable characters")
     return name
 
 

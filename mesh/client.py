@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 HELLO_AGAIN_S: Final = 0.2
 #: Slots let in at the reply door at once; the results of one that is forgotten come by way of the router.
 LET_IN_MAX: Final = 10_000
+#: How long the I/O thread rests after an error, so that one that comes again and again does not take the CPU.
+AFTER_FAILURE_S: Final = 0.1
 #: How long a client that closes waits for confirms.
 FLUSH_S: Final = 10.0
 #: How long the last messages may take to leave.
@@ -77,6 +79,7 @@ class Client:
         self._drained = threading.Event()
         self._joined = False
         self._refused = ""
+        self._last_failure = ""
         #: Why no router of this mesh will ever take this client.
         self._fatal: MeshError | None = None
         self._router_pid = 0
@@ -134,7 +137,9 @@ class Client:
         link = transport.Link(self._context, locate.inbox_url(self._place))
         self._poller.add(link)
         self._links += 1
-        link.send(self._hello({**self._calls.hello_info(), "link": self._links}))
+        with self._submit_lock:
+            info = self._calls.hello_info()
+        link.send(self._hello({**info, "link": self._links}))
         self._hello_mono_s = time.monotonic()
         return link
 
@@ -199,7 +204,7 @@ class Client:
         deadline_mono_s = time.monotonic() + limit_s
         self._reactor.wake()
         while calls.is_full:
-            if time.monotonic() >= deadline_mono_s:
+            if self._closed or time.monotonic() >= deadline_mono_s:
                 raise SubmitBlocked(self._settings.publish_unconfirmed_max, limit_s)
             self._reactor.wait(lambda: not calls.is_full, lambda: event, 0.05)
 
@@ -307,11 +312,20 @@ class Client:
                 self._rejoin(ensure=True)
             return
         if due_mono_s is not None and time.monotonic() >= due_mono_s:
-            for message in self._calls.look(time.monotonic()):
+            with self._submit_lock:  # nobody adds a call while the table is gone through
+                said = self._calls.look(time.monotonic())
+            for message in said:
                 self._link.send(message)
         self.flush()
         if self._closed and not self._calls.unconfirmed:
             self._drained.set()
+
+    def failed(self, error: Exception) -> None:
+        """As reactor.Turns."""
+        if str(error) != self._last_failure:
+            logger.error("a defect of mesh, please report it: %r", error, exc_info=error, extra={"action": "failed"})
+        self._last_failure = str(error)
+        time.sleep(AFTER_FAILURE_S)
 
     def _due_mono_s(self) -> float | None:
         """When there is something to do though nothing comes in."""
@@ -357,9 +371,18 @@ class Client:
         for peer, message, frames in self._door.receive():
             if type(message) is messages.Results:
                 if peer in self._let_in:
-                    _wake(self._calls.results(message, frames))
+                    self._take_results(message, frames)
             elif type(message) is messages.Hello:
                 self._greet(peer, message)
+
+    def _take_results(self, results: messages.Results, frames: tuple[Buffer, ...]) -> None:
+        calls = self._calls
+        if calls.has_watched:
+            with self._submit_lock:  # nobody watches an id between its being looked up and its being dropped
+                ended = calls.results(results, frames)
+        else:
+            ended = calls.results(results, frames)
+        _wake(ended)
 
     def _greet(self, peer: bytes, hello: messages.Hello) -> None:
         """Lets a slot in at the reply door; one of another mesh or version goes through the router, if that lets it."""
@@ -380,11 +403,13 @@ class Client:
             if kind is messages.Confirm:
                 _wake(calls.confirm(message))  # type: ignore[arg-type]
             elif kind is messages.Results:
-                _wake(calls.results(message, frames))  # type: ignore[arg-type]
+                self._take_results(message, frames)  # type: ignore[arg-type]
             elif kind is messages.Missing:
                 _wake(calls.missing(message))  # type: ignore[arg-type]
             elif kind is messages.States:
-                _wake(calls.states(message))  # type: ignore[arg-type]
+                with self._submit_lock:  # as in _take_results
+                    failed = calls.states(message)  # type: ignore[arg-type]
+                _wake(failed)
                 self._answered(message.request, message)  # type: ignore[union-attr]
             elif kind is messages.HelloOk:
                 self._join(message)  # type: ignore[arg-type]
@@ -403,30 +428,27 @@ class Client:
         if refused.code in {"version", "mesh", "duplicate"}:
             # No later HELLO of this client will be answered otherwise: whoever waits is told.
             self._fatal = _refusal(refused)
-            _wake(self._calls.abandon(self._fatal))
+            with self._submit_lock:
+                lost = self._calls.abandon(self._fatal) + self._calls.abandon_watched(self._fatal)
+            _wake(lost)
 
     def _join(self, hello_ok: messages.HelloOk) -> None:
         if self._joined:
             return
         calls = self._calls
         prefix = ids.prefix(hello_ok.owner_tag, self._incarnation)
-        if calls.prefix and calls.prefix != prefix:
-            _wake(
-                calls.abandon(
-                    TaskLost(
-                        "the mesh's directory was made anew: its router knows none of the earlier calls. Call again."
-                    )
-                )
-            )
-        with self._submit_lock:
-            calls.prefix = prefix
         if not self._processes.watch(hello_ok.pid):
             return  # it is dead already; its successor gets a HELLO of its own
+        lost: list[PendingCall] = []
+        with self._submit_lock:  # nobody adds a call while the table is gone through
+            if calls.prefix and calls.prefix != prefix:
+                lost = calls.abandon(TaskLost("the mesh's directory was made anew: call again."))
+            calls.prefix = prefix
+            question, asks = calls.joined(hello_ok.boot), calls.asks()
+        _wake(lost)
         self._joined = True
-        question = calls.joined(hello_ok.boot)
         if question is not None:
             self._link.send(question)
-        asks = calls.asks()
         if asks:
             self._link.send(messages.Ask(0, True, asks))
 
@@ -450,8 +472,7 @@ class Client:
     # --- the end ---------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Delivers what was submitted, waiting for confirms, then disconnects. Says on stderr what it could not
-        deliver.
+        """Delivers what was submitted and disconnects; tells stderr what it could not deliver.
 
         In a forked child it does nothing: the parent's links are the parent's.
         """
@@ -462,23 +483,31 @@ class Client:
             self._closed = True
         if not was_up:
             return
-        calls = self._calls
         atexit.unregister(self.close)
+        try:
+            self._deliver()
+        finally:
+            self._reactor.close()
+            self._say_goodbye()
+            self._release()
+
+    def _deliver(self) -> None:
+        calls = self._calls
         calls.confirm_wanted = True
         self._reactor.wake()
-        delivered = self._reactor.wait(lambda: not calls.unconfirmed, lambda: self._drained, FLUSH_S)
-        self._reactor.close()
-        if not delivered:
-            print(
-                f"mesh: {calls.unconfirmed} calls could not be delivered: no router of mesh {self._place.mesh!r} "
-                f'confirmed them in {FLUSH_S:g} s. See "mesh status".',
-                file=sys.stderr,
-            )
-        received = calls.received_rest()
+        if self._reactor.wait(lambda: not calls.unconfirmed, lambda: self._drained, FLUSH_S):
+            return
+        print(
+            f"mesh: {calls.unconfirmed} calls could not be delivered: no router of mesh {self._place.mesh!r} "
+            f'confirmed them in {FLUSH_S:g} s. See "mesh status".',
+            file=sys.stderr,
+        )
+
+    def _say_goodbye(self) -> None:
+        received = self._calls.received_rest()
         if received is not None:
             self._link.send(received)
         self._link.send(messages.Bye("the client ends"))
-        self._release()
 
     def _release(self) -> None:
         self._link.close(linger_ms=LINGER_MS)
@@ -498,9 +527,10 @@ def _refusal(refused: messages.HelloRefused) -> MeshError:
 
 
 def _follow(one: PendingCall | Answer) -> threading.Event:
-    if one.waiter is None:
-        one.waiter = threading.Event()
-    waiter: threading.Event = one.waiter
+    # Read once: whoever drives may take it away in between.
+    waiter: threading.Event | None = one.waiter
+    if waiter is None:
+        waiter = one.waiter = threading.Event()
     return waiter
 
 

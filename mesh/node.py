@@ -228,9 +228,18 @@ class Node:
         self._joined = False
         self._poller.remove(self._link)
         self._link.close()
-        if not self._supervision.ending:
-            locate.ensure_router(self._place, self._info.get("router_settings"))
         self._link = self._dial()
+        if not self._supervision.ending:
+            self._ensure_router()
+
+    def _ensure_router(self) -> None:
+        """That none can be started is no reason to end what runs: it is tried again with the next HELLO."""
+        try:
+            locate.ensure_router(self._place, self._info.get("router_settings"))
+        except (MeshError, OSError) as error:
+            if str(error) != self.refused:
+                logger.error("no router can be started: %s", error, extra={"action": "router_unavailable"})
+            self.refused = str(error)
 
     def _give_up_or_rejoin(self) -> None:
         waited_s = time.monotonic() - self._waiting_since_mono_s

@@ -32,6 +32,10 @@ class Turns(Protocol):
         """Sends what is to be sent."""
         ...
 
+    def failed(self, error: Exception) -> None:
+        """The I/O thread met an error that nobody waits for; it goes on afterwards."""
+        ...
+
 
 class Reactor:
     """Hands the right to drive from thread to thread, one at a time."""
@@ -200,6 +204,8 @@ class Reactor:
             try:
                 while not (self._wanted or self._closing):
                     self._turns.turn(None)
+            except Exception as error:
+                self._turns.failed(error)
             finally:
                 with self._lock:
                     self._driven = self._io_drives = False

@@ -7,8 +7,10 @@ import gc
 import json
 import logging
 import os
+import resource
 import signal
 import sys
+from collections import deque
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
@@ -29,6 +31,10 @@ logger = logging.getLogger(__name__)
 
 #: How long a router that is about to exit looks for latecomers.
 LAST_LOOK_S: Final = 0.05
+#: Descriptors a router asks for.
+DESCRIPTORS: Final = 65_536
+#: Rounds of messages that are taken before a death is acted on.
+LAST_WORDS: Final = 100
 #: Malformed messages logged per peer before the rest is silent.
 MALFORMED_LOGGED: Final = 3
 #: Peers remembered for that.
@@ -56,6 +62,9 @@ class Router:
         )
         self._owner = Owner(identity, _limits(settings), _encode_failure)
         self._journal: Journal = MemoryJournal(self._committed)
+        #: Effects to be performed, in order.
+        self._todo: deque[Effect] = deque()
+        self._performing = False
         self._poller = transport.Poller()
         for source in (self._inbox, self._control, self._wakeup.fileno(), self._processes.fileno()):
             self._poller.add(source)
@@ -119,8 +128,12 @@ class Router:
         self._do(self._owner.handle(batch, clock.now()))
         if self._processes.fileno() not in ready:
             return bool(batch)
-        # What a process sent before it died is taken first.
-        self._do(self._owner.handle([Arrival(False, *one) for one in self._inbox.receive()], clock.now()))
+        # What a process sent before it died is taken first, however much lies before it.
+        for _ in range(LAST_WORDS):
+            last_words = [Arrival(False, *one) for one in self._inbox.receive()]
+            self._do(self._owner.handle(last_words, clock.now()))
+            if len(last_words) < transport.DRAIN:
+                break
         for pid in self._processes.ended():
             self._process_ended(pid)
         return True
@@ -155,8 +168,17 @@ class Router:
     # --- effects ---------------------------------------------------------------------------------
 
     def _do(self, effects: list[Effect]) -> None:
-        for effect in effects:
-            self._perform[type(effect)](effect)
+        """Performs effects in order. What comes of performing one is performed behind those that were there before."""
+        self._todo.extend(effects)
+        if self._performing:
+            return
+        self._performing = True
+        try:
+            while self._todo:
+                effect = self._todo.popleft()
+                self._perform[type(effect)](effect)
+        finally:
+            self._performing = False
 
     def _send(self, effect: Send) -> None:
         message = effect.message
@@ -179,7 +201,13 @@ class Router:
         self._do(self._owner.committed(number, durability, clock.now()))
 
     def _watch(self, effect: WatchProcess) -> None:
-        if not self._processes.watch(effect.pid):
+        try:
+            alive = self._processes.watch(effect.pid)
+        except OSError as error:
+            # Better a death that goes unseen than a living process that is taken for dead.
+            logger.error("process %d can't be watched: %s", effect.pid, error, extra={"action": "unwatched"})
+            return
+        if not alive:
             self._process_ended(effect.pid)
 
     def _remove_reply_socket(self, effect: RemoveReplySocket) -> None:
@@ -252,6 +280,13 @@ def _owner_tag(directory: str) -> bytes:
     return tag
 
 
+def _raise_descriptor_limit() -> None:
+    """Each peer takes descriptors; the soft limit is made for programs of another kind."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, DESCRIPTORS)), hard))
+
+
 def run_router(
     place: locate.Place,
     settings: Settings,
@@ -273,6 +308,7 @@ def run_router(
         )
         return 1
     locate.remove_stale(place)
+    _raise_descriptor_limit()
     router = Router(place, settings)
 
     def on_signal(number: int, frame: FrameType | None) -> None:

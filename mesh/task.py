@@ -331,7 +331,7 @@ def check_arguments(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, 
 
 def check_id(task_id: Any) -> str:
     """The id of a call made anywhere. Raises InvalidCall."""
-    if not isinstance(task_id, str) or not task_id:
+    if not isinstance(task_id, str) or not 0 < len(task_id) <= calling.ID_CHARS_MAX or not task_id.isprintable():
         raise InvalidCall("task_id", task_id, "the id as text, as AsyncResult.id gives it")
     return task_id
 

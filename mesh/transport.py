@@ -10,6 +10,7 @@ A link belongs to one thread at a time.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import select
@@ -276,13 +277,21 @@ class Processes:
         return self._epoll.fileno()
 
     def watch(self, pid: int) -> bool:
-        """Watches a process; False where it is dead already. Watching it twice is once."""
+        """Watches a process; False where it is dead already, or can't be one. Watching it twice is once.
+
+        Raises:
+            OSError: there is no descriptor left for it.
+        """
         if pid in self._pid_of.values():
             return True
         try:
             pidfd = os.pidfd_open(pid)
-        except (ProcessLookupError, OSError):
+        except (ProcessLookupError, OverflowError):
             return False
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                return False
+            raise
         self._pid_of[pidfd] = pid
         self._epoll.register(pidfd, select.EPOLLIN)
         return True

@@ -317,6 +317,19 @@ class Calls:
                 bare.add(sequence_of(task_id))
         return m.Reconcile(bare.take()) if bare else None
 
+    @property
+    def has_watched(self) -> bool:
+        """Calls made elsewhere are awaited."""
+        return bool(self._watched)
+
+    def abandon_watched(self, error: MeshError) -> list[PendingCall]:
+        """No router will ever tell of the calls made elsewhere. Returns them; they have failed."""
+        lost = [pending for watching in self._watched.values() for pending in watching]
+        for pending in lost:
+            pending.failure = error
+        self._watched.clear()
+        return lost
+
     def abandon(self, error: MeshError) -> list[PendingCall]:
         """No router will ever know these calls. Returns all that were open; they have failed."""
         lost = [self._fail(entry, error) for entry in list(self.open.values())]

@@ -64,6 +64,7 @@ def shared_app(shared_host: Host, monkeypatch: pytest.MonkeyPatch) -> Iterator[M
 def _app_of(host: Host, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mesh]:
     monkeypatch.delenv("MESH_BROKER_URL", raising=False)
     proj.app.conf.broker_url = host.url
+    proj.app.set_current()  # other tests make apps too, and the last one made is the current one
     yield proj.app
     proj.app.close()
 
