@@ -325,18 +325,49 @@ def test_the_router_is_asked_about_calls_that_are_old(calls):
     assert third == [m.Reconcile([[1, 1], [3, 4]])]
 
 
-def test_many_calls_are_asked_about_in_turn(calls, monkeypatch):
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        pytest.param(7, [[[1, 3]], [[4, 6]], [[7, 7]], [[1, 3]]], id="some are left over"),
+        pytest.param(6, [[[1, 3]], [[4, 6]], [[1, 3]], [[4, 6]]], id="none are left over"),
+    ],
+)
+def test_many_calls_are_asked_about_in_turn(calls, monkeypatch, count, expected):
     monkeypatch.setattr(calls_module, "RECONCILE_CALLS", 3)
-    add(calls, 7)
+    add(calls, count)
     mono_s, asked = 0.0, []
     for _ in range(6):
         mono_s = calls.next_deadline_mono_s(mono_s)
         asked += [one.outstanding for one in calls.look(mono_s)]
-    assert asked[:4] == [[[1, 3]], [[4, 6]], [[7, 7]], [[1, 3]]]
+    assert asked[:4] == expected
+
+
+def test_a_round_of_questions_ends_at_the_first_call_that_is_young(calls, monkeypatch):
+    # Given four calls that are old, of which three have been asked about
+    monkeypatch.setattr(calls_module, "RECONCILE_CALLS", 3)
+    add(calls, 4)
+    mono_s, asked = 0.0, []
+
+    def look():
+        nonlocal mono_s
+        mono_s = calls.next_deadline_mono_s(mono_s)
+        asked.extend(one.outstanding for one in calls.look(mono_s))
+
+    look()
+    look()
+
+    # When others are made before the next look
+    add(calls, 2)
+    look()
+    look()
+
+    # Then it asks about the old one that was left, and begins anew
+    assert asked == [[[1, 3]], [[4, 4]], [[1, 3]]]
 
 
 def test_nothing_is_due_where_nothing_is_open(calls):
     assert calls.next_deadline_mono_s(0.0) is None
+    assert calls.look(5.0) == []
     add(calls)
     calls.results(results(1), ())
     calls.look(calls.next_deadline_mono_s(0.0))
@@ -467,6 +498,8 @@ def test_a_watched_call_ends_for_everybody_who_watches_it(calls):
     task_id = ids.stamp(ids.prefix(b"owner!", 2), 7)
     first, second = calls.watch(task_id), calls.watch(task_id)
     assert calls.asks() == [task_id]
+    assert first.confirmed
+    assert second.confirmed
 
     # When it ends
     ended = calls.results(m.Results([[task_id, Status.SUCCESS, b"value", 0]]), ())
@@ -511,10 +544,17 @@ def test_what_nobody_watches_is_no_concern(calls):
     assert calls.states(m.States(0, [["x", ids.stamp(PREFIX, 7), "PENDING", {"known": True, "gone": True}]])) == []
 
 
-def test_the_router_is_asked_again_about_watched_calls_and_about_many_in_turn(calls, monkeypatch):
+@pytest.mark.parametrize(
+    ("custom_ids", "expected"),
+    [
+        pytest.param("abc", ["ab", "c", "ab"], id="some are left over"),
+        pytest.param("ab", ["ab", "ab", "ab"], id="none are left over"),
+    ],
+)
+def test_the_router_is_asked_again_about_watched_calls_and_about_many_in_turn(calls, monkeypatch, custom_ids, expected):
     # Given more watched calls than are asked about at once
     monkeypatch.setattr(calls_module, "RECONCILE_CALLS", 2)
-    for custom_id in "abc":
+    for custom_id in custom_ids:
         calls.watch(custom_id)
 
     # When it looks, three times
@@ -524,7 +564,7 @@ def test_the_router_is_asked_again_about_watched_calls_and_about_many_in_turn(ca
         asked += calls.look(mono_s)
 
     # Then it asks about all of them
-    assert asked == [m.Ask(0, True, ["a", "b"]), m.Ask(0, True, ["c"]), m.Ask(0, True, ["a", "b"])]
+    assert asked == [m.Ask(0, True, list(ids)) for ids in expected]
 
 
 # --- anything ------------------------------------------------------------------------------------

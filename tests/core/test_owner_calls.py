@@ -3,6 +3,7 @@
 import pytest
 
 from mesh import messages as m
+from mesh.core import intake as intake_module
 from mesh.core import owner as owner_module
 from mesh.core.callers import CONFIRM_DELAY_S
 from mesh.core.effects import Persist
@@ -83,7 +84,7 @@ def test_duplicates_are_told_by_ranges_however_many_calls_there_are(router):
     client = router.client()
     for first in range(1, 5_001, 500):
         client.publishes(*[client.record() for _ in range(first, first + 500)])
-    (caller,) = router.owner.callers.values()
+    (caller,) = router.owner.intake.callers.values()
     assert caller.seen.ranges() == [[1, 5_000]]
 
 
@@ -118,7 +119,7 @@ def test_what_a_stranger_says_is_answered_with_need_hello(router, message):
 
     # Then it is told to introduce itself, and nothing else happens
     assert client.told == [m.NeedHello(BOOT)]
-    assert (router.owner.dispatch.open, router.owner.watchers, len(router.owner.outcomes)) == ({}, {}, 0)
+    assert (router.owner.dispatch.open, router.owner.answers.watchers, len(router.owner.outcomes)) == ({}, {}, 0)
 
 
 # --- confirms ------------------------------------------------------------------------------------
@@ -596,7 +597,7 @@ def test_who_watches_is_told_when_the_task_ends(router):
 
     # Then both have it, and nobody is remembered
     assert other.results() == client.results() == {task_id: (Status.SUCCESS, b"value")}
-    assert router.owner.watchers == {}
+    assert router.owner.answers.watchers == {}
 
 
 def test_who_only_asks_is_not_told_later(router):
@@ -612,7 +613,7 @@ def test_who_watches_what_has_ended_is_told_at_once(router):
     slot.ends(client.call(), body=b"value")
     other.says(m.Ask(5, True, [client.id(1)]))
     assert other.results() == {client.id(1): (Status.SUCCESS, b"value")}
-    assert router.owner.watchers == {}
+    assert router.owner.answers.watchers == {}
 
 
 def test_who_watches_a_custom_id_before_there_is_a_call_is_told_of_both(router):
@@ -630,7 +631,7 @@ def test_who_watches_a_custom_id_before_there_is_a_call_is_told_of_both(router):
     assert [type(message) for message in other.told] == [m.States, m.Results]
     assert other.take(m.States)[0].states == [["order-17", task_id, "PENDING", {"known": True}]]
     assert other.results() == {task_id: (Status.SUCCESS, b"value")}
-    assert router.owner.watchers == {}
+    assert router.owner.answers.watchers == {}
 
 
 @pytest.mark.parametrize("leave", ["says bye", "dies", "comes back over another link"])
@@ -645,7 +646,7 @@ def test_who_leaves_watches_no_more(router, leave):
             router.process_ended(7)
         case _:
             router.client(2, pid=7)
-    assert router.owner.watchers == {}
+    assert router.owner.answers.watchers == {}
     slot.ends(task_id)
     assert other.results() == {}
 
@@ -663,7 +664,7 @@ def test_who_watches_an_ignored_result_is_told_that_there_is_none(router):
 
 def test_clients_longest_gone_are_forgotten_first_and_connected_ones_never(router, monkeypatch):
     # Given room for twenty clients, of which most have come and gone
-    monkeypatch.setattr(owner_module, "MAX_CALLERS", 20)
+    monkeypatch.setattr(intake_module, "MAX_CALLERS", 20)
     stays = router.client(1_000)
     for incarnation in range(19):
         client = router.client(incarnation)
@@ -674,7 +675,7 @@ def test_clients_longest_gone_are_forgotten_first_and_connected_ones_never(route
     last = router.client(2_000)
 
     # Then the first that went are forgotten, and who is here is known
-    known = router.owner.callers
+    known = router.owner.intake.callers
     assert len(known) <= 20
     assert last.prefix in known
     assert stays.prefix in known
@@ -693,13 +694,13 @@ def test_names_and_ids_of_what_is_past_are_forgotten_now_and_then(make_router, m
     slot.says(m.Outcomes([[9, client.id(50), Status.SUCCESS, 5, b"", 0, True]]))
     past = router.slot(queues=("past",))
     past.dies()
-    assert set(router.owner.custom) == {"kept", "past"}
+    assert set(router.owner.intake.custom) == {"kept", "past"}
     router.passes(1.0)
 
     # When anything more is journaled
     slot.ends(client.call())
 
     # Then only what is in use is known
-    assert router.owner.custom == {"kept": kept}
-    assert router.owner._orphans == set()
+    assert router.owner.intake.custom == {"kept": kept}
+    assert router.owner.answers.orphans == set()
     assert set(router.owner.dispatch.queues) == {"kept", "q"}

@@ -207,8 +207,8 @@ def test_nothing_is_remembered_of_nodes_and_slots_that_are_gone(router):
         slots[0].dies()
         router.process_ended(node.pid)
         router.process_ended(slots[1].pid)
-    owner = router.owner
-    assert (owner._pages, owner._forsaken, owner._dead_slots, owner.dispatch.consumers) == ({}, {}, {}, {})
+    owner, crew = router.owner, router.owner.crew
+    assert (crew.pages, crew.forsaken, crew.dead_slots, owner.dispatch.consumers) == ({}, {}, {}, {})
 
 
 def test_the_reply_socket_of_a_client_that_dies_is_removed(router):
@@ -412,7 +412,7 @@ def test_messages_on_the_wrong_link_or_of_the_wrong_kind_change_nothing(router):
 
 def test_the_check_finds_a_caller_that_is_not_where_it_should_be(router):
     client = router.client()
-    (caller,) = router.owner.callers.values()
+    (caller,) = router.owner.intake.callers.values()
     caller.peer = b"elsewhere"
     with pytest.raises(AssertionError):
         router.owner.check()

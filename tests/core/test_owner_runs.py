@@ -4,8 +4,9 @@ import pytest
 
 from mesh import messages as m
 from mesh.core.credit import BLOCKED_S, FIRST_SAMPLES, STALE_BUSY_S, STALE_S
+from mesh.core.crew import CAUSE_S
 from mesh.core.dispatch import Budgets
-from mesh.core.owner import CAUSE_S, RECEIPT_DELAY_S
+from mesh.core.runs import RECEIPT_DELAY_S
 from mesh.messages import Flag
 from mesh.states import Status
 from tests.core.builders import Peer, wall
