@@ -44,6 +44,8 @@ def node_name(text: str) -> str:
 
 def queue_names(text: str) -> tuple[str, ...]:
     """As `names`, where each can be a queue."""
+    if not names(text):
+        raise click.BadParameter("no queue is named: give A,B, or leave -Q out for the app's default queue.")
     for name in names(text):
         if not is_queue_name(name):
             raise click.BadParameter(f"{name!r} is no queue: give {QUEUE_NAME_RULE}.")

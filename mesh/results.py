@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from mesh import ids, states
-from mesh.exceptions import NoCurrentApp, OptionNotAvailable, TaskRevokedError, TimeoutError
+from mesh.exceptions import InvalidCall, NoCurrentApp, OptionNotAvailable, TaskRevokedError, TimeoutError
 from mesh.interfaces import Ending, PendingCall, ResultReader
 from mesh.settings import Settings
 
@@ -133,6 +134,8 @@ class AsyncResult(Generic[R]):
         """
         if on_message is not None:
             raise OptionNotAvailable("get", "on_message", "mesh does not offer it yet; leave it out")
+        if timeout is not None and not _is_seconds(timeout):
+            raise InvalidCall("timeout", timeout, "seconds as a number, or None to wait for as long as it takes")
         if self._ignored:
             return None  # type: ignore[return-value]
         ending = self._ending(timeout)
@@ -295,6 +298,10 @@ def _known_state(pending: PendingCall | None) -> str | None:
     if pending.ending is not None:
         return states.STATE_OF_STATUS[states.Status(pending.ending.status)]
     return None if pending.failure is None else states.FAILURE
+
+
+def _is_seconds(timeout: object) -> bool:
+    return isinstance(timeout, int | float) and not math.isnan(timeout)
 
 
 def _decode_reason(body: bytes) -> BaseException:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import time
 from collections import OrderedDict
 from typing import Final, NamedTuple
@@ -302,6 +303,7 @@ class Slot:
 
 def run_slot(app: LoadedApp, order: SlotOrder, lifeline_fd: int) -> None:
     """What a process forked from the template does until it ends."""
+    os.register_at_fork(after_in_child=_default_signals)
     place = place_of(order)
     page = SlotPage(order.page_path, order.slots, create=False)
     options = SlotOptions(place, order.node, order.slot, order.queues, lifeline_fd)
@@ -313,10 +315,30 @@ def run_slot(app: LoadedApp, order: SlotOrder, lifeline_fd: int) -> None:
         page.close()
 
 
+def _default_signals() -> None:
+    """What a task forks is no slot: signals end it, as its author expects."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
+
 def _log_failure(name: str, task_id: bytes, error: BaseException, expected: bool) -> None:
     level = logging.INFO if expected else logging.ERROR
     text = ids.to_text(task_id)
     trace = None if expected else (type(error), error, error.__traceback__)
     logger.log(
-        level, "task %s[%s] raised %r", name, text, error, exc_info=trace, extra={"action": "task_failed", "task": text}
+        level,
+        "task %s[%s] raised %s",
+        name,
+        text,
+        _shown(error),
+        exc_info=trace,
+        extra={"action": "task_failed", "task": text},
     )
+
+
+def _shown(error: BaseException) -> str:
+    try:
+        return repr(error)
+    except Exception:
+        return f"{type(error).__name__} (whose repr raises)"

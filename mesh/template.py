@@ -223,8 +223,9 @@ def _fork_slot(
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):  # a task may have closed or replaced them
+                stream.flush()
         os._exit(code)
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import select
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -234,3 +235,11 @@ def _awaited_empty(request: pytest.FixtureRequest, look: Callable[[], list[Seen]
         never.wait(pause_s)
         pause_s = min(pause_s * 2, 0.1)
     return seen
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A shell that runs the tests in the background has them, and all they start, ignore Ctrl-C; here it is tested."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -4,6 +4,7 @@ die at once.
 
 from __future__ import annotations
 
+from signal import Signals
 from typing import Final, NamedTuple
 
 #: A slot that lived shorter is taken as one that can't start.
@@ -116,19 +117,12 @@ def cause_of(status: int) -> str:
     """A wait status in words."""
     signal_number = status & 0x7F
     if signal_number:
-        return f"its process was ended by signal {signal_number} ({_SIGNAL_NAMES.get(signal_number, 'unknown')})"
+        return f"its process was ended by signal {signal_number} ({_signal_name(signal_number)})"
     return f"its process exited with code {status >> 8}"
 
 
-_SIGNAL_NAMES: Final = {
-    1: "SIGHUP",
-    2: "SIGINT",
-    3: "SIGQUIT",
-    4: "SIGILL",
-    6: "SIGABRT",
-    7: "SIGBUS",
-    8: "SIGFPE",
-    9: "SIGKILL",
-    11: "SIGSEGV",
-    15: "SIGTERM",
-}
+def _signal_name(number: int) -> str:
+    try:
+        return Signals(number).name
+    except ValueError:
+        return "unknown"

@@ -175,7 +175,7 @@ def test_the_template_of_a_node_that_ends_is_not_missed(make):
         pytest.param(255 << 8, "its process exited with code 255", id="exit 255"),
         pytest.param(9, "its process was ended by signal 9 (SIGKILL)", id="kill -9"),
         pytest.param(11 | 0x80, "its process was ended by signal 11 (SIGSEGV)", id="a core dump"),
-        pytest.param(64, "its process was ended by signal 64 (unknown)", id="a signal without a name here"),
+        pytest.param(50, "its process was ended by signal 50 (unknown)", id="a signal without a name here"),
     ],
 )
 def test_a_wait_status_is_put_into_words(status, cause):

@@ -102,6 +102,11 @@ def test_a_process_that_a_task_has_forked_is_no_second_slot(host: Host, app: Mes
     )
 
 
+def test_what_a_task_forks_is_ended_by_sigterm(host: Host, app: Mesh):
+    host.start_node(slots=1)
+    assert tasks.pool_of_two.delay().get(DEADLINE_S) == 2
+
+
 def test_a_task_whose_slot_died_once_runs_again_as_the_next_attempt(host: Host, app: Mesh):
     host.start_node(slots=1)
     assert tasks.leave_once.delay(3).get(DEADLINE_S) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
@@ -161,3 +162,11 @@ def fork() -> int:
     """Forks, and has both processes return."""
     os.fork()
     return os.getpid()
+
+
+@app.task
+def pool_of_two() -> int:
+    """Ends a pool of processes in the middle of its work, which takes SIGTERM."""
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        pool.apply_async(time.sleep, (600,))
+    return 2
