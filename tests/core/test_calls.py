@@ -346,7 +346,8 @@ def test_a_round_of_questions_ends_at_the_first_call_that_is_young(calls, monkey
     # Given four calls that are old, of which three have been asked about
     monkeypatch.setattr(calls_module, "RECONCILE_CALLS", 3)
     add(calls, 4)
-    mono_s, asked = 0.0, []
+    mono_s = 0.0
+    asked: list[m.Ranges] = []
 
     def look():
         nonlocal mono_s
