@@ -17,6 +17,15 @@ from mesh.messages import Ranges, Reply
 from mesh.states import PENDING, RETRY, STARTED, STATE_OF_STATUS, Phase, Status
 
 
+class KnownCalls(Protocol):
+    """What is known of calls, to be read."""
+
+    dispatch: Dispatch
+    outcomes: OutcomeStore
+    callers: dict[bytes, Caller]
+    custom: dict[str, bytes]
+
+
 class Holdings(Protocol):
     """What an owner holds, to be read."""
 
@@ -24,8 +33,6 @@ class Holdings(Protocol):
     dispatch: Dispatch
     outcomes: OutcomeStore
     membership: Membership
-    callers: dict[bytes, Caller]
-    custom: dict[str, bytes]
 
     @property
     def connected_clients(self) -> int:
@@ -54,15 +61,15 @@ def link_of(info: dict[str, Any]) -> int:
     return link if type(link) is int else 0
 
 
-def state_of(owner: Holdings, asked: bytes | str) -> list[Any]:
+def state_of(known: KnownCalls, asked: bytes | str) -> list[Any]:
     """One record of a States message."""
-    task_id = owner.custom.get(asked) if isinstance(asked, str) else asked
+    task_id = known.custom.get(asked) if isinstance(asked, str) else asked
     if task_id is None:
         return [asked, None, PENDING, None]
-    stored = owner.outcomes.get(task_id)
+    stored = known.outcomes.get(task_id)
     if stored is not None:
         return [asked, task_id, STATE_OF_STATUS[Status(stored.status)], {"known": True}]
-    task = owner.dispatch.open.get(task_id)
+    task = known.dispatch.open.get(task_id)
     if task is not None:
         state = STARTED if task.started_wall_s else RETRY if task.retry_reason else PENDING
         info: dict[str, Any] = {"known": True, "queue": task.queue, "phase": task.phase.name}
@@ -71,7 +78,7 @@ def state_of(owner: Holdings, asked: bytes | str) -> list[Any]:
         elif state == RETRY:
             info["reason"] = task.retry_reason
         return [asked, task_id, state, info]
-    caller = owner.callers.get(task_id[:PREFIX_BYTES])
+    caller = known.callers.get(task_id[:PREFIX_BYTES])
     if caller is not None and sequence_of(task_id) in caller.seen:
         return [asked, task_id, PENDING, {"known": True, "gone": True}]
     return [asked, task_id, PENDING, None]

@@ -102,12 +102,12 @@ def _check_tables(world: World, host: str) -> None:
     clients = [client for client in world.living_clients() if client.host == host]
     assert owner.connected_clients == len(clients), f"{owner.connected_clients} clients are known, {len(clients)} live"
     asked = {one for client in clients for one in client.calls.asks()}
-    assert owner.watchers.keys() <= asked, f"watched for nobody: {owner.watchers.keys() - asked}"
-    assert not owner._uncommitted
-    assert not owner._dead_slots, f"dead slots remembered: {owner._dead_slots}"
+    assert owner.answers.watchers.keys() <= asked, f"watched for nobody: {owner.answers.watchers.keys() - asked}"
+    assert not owner.intake.uncommitted
+    assert not owner.crew.dead_slots, f"dead slots remembered: {owner.crew.dead_slots}"
     assert not owner.membership._waiting, "control requests wait for ever"
     assert len(owner._control_clients) <= len(clients), "control links of the dead are remembered"
-    for caller in owner.callers.values():
+    for caller in owner.intake.callers.values():
         assert not caller.unconfirmed or caller.peer is None, "a connected caller has not been told of its confirms"
         assert not caller.refused or caller.peer is None
 

@@ -231,7 +231,7 @@ def test_hellos_over_several_links_leave_the_last_one_in_charge(seed: int) -> No
     peers = {slot._router.peer for slot in scene.world.living_slots()}
     assert scene.router.owner.dispatch.consumers.keys() == peers
     assert scene.router.owner.membership.nodes["n0@A"].peer == scene.node.link.peer
-    assert scene.router.owner._caller_of.keys() == {scene.client._link.peer}
+    assert scene.router.owner.intake.connected.keys() == {scene.client._link.peer}
 
 
 def test_a_process_that_hears_hello_ok_from_a_dead_router_looks_for_its_successor() -> None:
@@ -283,7 +283,7 @@ def test_who_watches_a_call_whose_result_is_ignored_is_told_that_there_is_none(s
     watcher.watch_task(next(iter(scene.world.history.published)))
 
     scene.until(lambda: watcher.watching[0].ending is not None or watcher.watching[0].failure is not None, limit_s=0.5)
-    assert not scene.router.owner.watchers
+    assert not scene.router.owner.answers.watchers
 
 
 def test_a_lost_result_reaches_who_watches_after_all(scene: Scene) -> None:
@@ -293,7 +293,7 @@ def test_a_lost_result_reaches_who_watches_after_all(scene: Scene) -> None:
     scene.call(run_us=100_000)
     scene.until(lambda: scene.router.owner.dispatch.open)
     watcher.watch_task(next(iter(scene.world.history.published)))
-    scene.until(lambda: scene.router.owner.watchers)
+    scene.until(lambda: scene.router.owner.answers.watchers)
     watcher._link.drop_share = 1.0
     scene.until(scene.all_ended)
     scene.pass_time(0.1)

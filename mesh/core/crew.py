@@ -1,0 +1,208 @@
+"""Who runs tasks here: the nodes and slots of this host, how they come, and what is known when they are gone."""
+
+from __future__ import annotations
+
+from sys import intern
+from typing import Final
+
+from mesh import messages as m
+from mesh.core import inquiry
+from mesh.core.dispatch import Dispatch
+from mesh.core.effects import Effect, RemovePage, SendControl
+from mesh.core.leases import Consumer, Kind
+from mesh.core.membership import Membership, Node
+from mesh.core.outbox import Outbox
+from mesh.messages import Buffer
+
+#: How long a node has to tell the cause of a slot's death, before it counts without one.
+CAUSE_S: Final = 2.0
+#: Slots of one node.
+MAX_SLOTS: Final = 1 << 16
+#: Leases that a slot may say it has seen: numbering goes on from there, and must fit the wire and the slot page.
+MAX_LEASE: Final = 1 << 61
+
+
+class Crew:
+    """1. Lets slots and nodes join, over one link each. 2. Heeds what nodes say of their slots. 3. Joins the two
+    messages of a slot's death: its process ended, its node knows why. 4. Knows which slot pages are needed.
+    """
+
+    def __init__(self, dispatch: Dispatch, membership: Membership, outbox: Outbox) -> None:
+        self._dispatch = dispatch
+        self._membership = membership
+        self._outbox = outbox
+        #: Slot processes that died while their node lives: {pid: (last lease begun, how long their node has to tell
+        #: the cause)}.
+        self.dead_slots: dict[int, tuple[int | None, float]] = {}
+        #: {node name: path of its slot page}. Exactly the known nodes.
+        self.pages: dict[str, str] = {}
+        #: Slots that live though their node is gone: {pid: path of its slot page}. Nobody else will tell of their end.
+        self.forsaken: dict[int, str] = {}
+
+    # --- slots -----------------------------------------------------------------------------------
+
+    def slot_hello(self, peer: bytes, hello: m.Hello) -> bool:
+        """A slot joins. False where it says nothing of use, or says it over an earlier link."""
+        info = hello.info
+        node, index, queues, last = info.get("node"), info.get("index"), info.get("queues"), info.get("last_lease")
+        if not (type(node) is str and type(index) is int and type(last) is int and type(queues) is list and queues):
+            return False
+        if not (0 <= index < MAX_SLOTS and 0 <= last < MAX_LEASE):
+            return False
+        if not all(type(queue) is str for queue in queues):
+            return False
+        if peer not in self._dispatch.consumers:
+            link = inquiry.link_of(info)
+            if not self._replaces_earlier_link(node, index, hello.pid, last, link):
+                return False
+            names = tuple(dict.fromkeys(intern(queue) for queue in queues))
+            consumer = Consumer(peer, Kind.SLOT, names, node=intern(node), index=index, pid=hello.pid, last_lease=last)
+            consumer.link = link
+            self._dispatch.join(consumer)
+        return True
+
+    def _replaces_earlier_link(self, node: str, index: int, pid: int, last_lease: int, link: int) -> bool:
+        """A slot that joins over a new link runs nothing; leases up to `last_lease` it has seen, and may have run.
+
+        False for the HELLO of an earlier link that arrives late.
+        """
+        for one in list(self._dispatch.consumers.values()):
+            if one.node == node and one.index == index and one.pid == pid:
+                if one.link > link:
+                    return False
+                self._dispatch.lost(one.peer, last_lease, "its slot joined anew", node_lost=False, charged=False)
+        return True
+
+    def slot_bye(self, peer: bytes) -> None:
+        """A slot takes no more tasks."""
+        consumer = self._dispatch.consumers.get(peer)
+        if consumer is None:
+            return
+        # What it had begun is known once its process has ended: until then it keeps its leases and gets no others.
+        consumer.quiet = True
+
+    def slot_of_pid(self, pid: int) -> tuple[str, int] | None:
+        """The slot page and index of a slot process; None for any other process."""
+        consumer = next((one for one in self._dispatch.consumers.values() if one.pid == pid), None)
+        if consumer is None:
+            return None
+        return self.forsaken.get(pid) or self.pages.get(consumer.node, ""), consumer.index
+
+    def recall(self, consumer: Consumer) -> None:
+        """Has a slot's node take back what the slot has not begun."""
+        node = self._membership.nodes.get(consumer.node)
+        if node is not None:  # else it is done when its node joins
+            self._outbox.effects.append(SendControl(node.peer, m.Recall(consumer.index, consumer.last_lease)))
+
+    # --- nodes -----------------------------------------------------------------------------------
+
+    def node_hello(self, peer: bytes, hello: m.Hello) -> bool:
+        """A node joins. False where it has no name, another's name, or says it over an earlier link."""
+        name = hello.info.get("name")
+        if type(name) is not str:
+            return False
+        known, link = self._membership.nodes.get(name), inquiry.link_of(hello.info)
+        if known is not None and known.pid == hello.pid and inquiry.link_of(known.info) > link:
+            return False  # the HELLO of an earlier link, which arrives late
+        renamed = self._membership.by_peer(peer)
+        if renamed is not None and renamed.name != name:
+            self._node_gone(renamed, f"it is called {name} now")
+        other = self._membership.join(Node(name, peer, hello.pid, hello.info))
+        if other is not None:
+            reason = f"node {name!r} is running already, with pid {other.pid}; give this one another name with -n"
+            refusal = m.HelloRefused(m.PROTOCOL_MAJOR, "duplicate", reason)
+            self._outbox.effects.append(SendControl(peer, refusal))
+            return False
+        page = hello.info.get("page")
+        self.pages[name] = page if type(page) is str else ""
+        for consumer in self._dispatch.consumers.values():
+            if consumer.node == name:  # a recall may have been lost with the node's earlier link
+                consumer.recalling = False
+        return True
+
+    def node_bye(self, peer: bytes) -> None:
+        """A node leaves."""
+        node = self._membership.by_peer(peer)
+        if node is not None:
+            self._node_gone(node, "it left")
+
+    def _node_gone(self, node: Node, reason: str) -> None:
+        self._outbox.effects += self._membership.leave(node.name, reason)
+        for consumer in [one for one in self._dispatch.consumers.values() if one.node == node.name]:
+            consumer.quiet = True
+            dead = self.dead_slots.pop(consumer.pid, None)
+            if dead is not None:
+                self._dispatch.lost(consumer.peer, dead[0], f"node {node.name} was lost", node_lost=True)
+            else:
+                self.forsaken[consumer.pid] = self.pages[node.name]
+        del self.pages[node.name]
+
+    # --- what nodes say of their slots -----------------------------------------------------------
+
+    def _slot(self, peer: bytes, index: int, pid: int) -> Consumer | None:
+        node = self._membership.by_peer(peer)
+        if node is None:
+            return None
+        for consumer in self._dispatch.consumers.values():
+            if consumer.node == node.name and consumer.index == index and consumer.pid == pid:
+                return consumer
+        return None
+
+    def recalled(self, peer: bytes, recalled: m.Recalled, frames: tuple[Buffer, ...]) -> None:
+        """A node has taken back what its slot has not begun."""
+        consumer = self._slot(peer, recalled.slot, recalled.slot_pid)
+        if consumer is not None:
+            self._dispatch.recalled(consumer, recalled.begun, recalled.upto)
+
+    def slot_lost(self, peer: bytes, lost: m.SlotLost, frames: tuple[Buffer, ...]) -> None:
+        """A node knows how its slot died."""
+        consumer = self._slot(peer, lost.slot, lost.slot_pid)
+        self.dead_slots.pop(lost.slot_pid, None)
+        if consumer is not None:
+            self._dispatch.lost(consumer.peer, lost.begun, lost.cause, node_lost=False, charged=lost.charged)
+
+    def quiet(self, peer: bytes, quiet: m.Quiet, frames: tuple[Buffer, ...]) -> None:
+        """A node takes no more tasks."""
+        node = self._membership.by_peer(peer)
+        if node is None:
+            return
+        for consumer in self._dispatch.consumers.values():
+            if consumer.node == node.name:
+                consumer.quiet = True
+
+    # --- deaths ----------------------------------------------------------------------------------
+
+    def supervisor_ended(self, pid: int) -> set[str]:
+        """The nodes of this process are gone. Returns the slot pages they kept."""
+        pages = set()
+        for node in self._membership.all_by_pid(pid):
+            pages.add(self.pages[node.name])
+            self._node_gone(node, "its process died")
+        return pages
+
+    def slot_ended(self, pid: int, begun: int | None) -> set[str]:
+        """The slots of this process are gone. Returns the slot pages that nobody keeps any more for them."""
+        page = self.forsaken.pop(pid, None)
+        for consumer in [one for one in self._dispatch.consumers.values() if one.pid == pid]:
+            consumer.quiet = True
+            if consumer.node in self._membership.nodes and page is None:
+                self.dead_slots[pid] = (begun, self._outbox.now.mono_s + CAUSE_S)
+            else:
+                self._dispatch.lost(consumer.peer, begun, f"node {consumer.node} was lost", node_lost=True)
+        return set() if page is None else {page}
+
+    def remove_pages(self, pages: set[str]) -> list[Effect]:
+        """Removes those of the pages that no node keeps and no slot uses."""
+        needed = {"", *self.pages.values(), *self.forsaken.values()}
+        return [RemovePage(page) for page in sorted(pages - needed)]
+
+    def give_up_waiting_for_causes(self) -> None:
+        """Slots whose node has had its time to tell why they died are lost without a cause."""
+        for pid in [pid for pid, (_, due) in self.dead_slots.items() if due <= self._outbox.now.mono_s]:
+            begun, _ = self.dead_slots.pop(pid)
+            for consumer in [one for one in self._dispatch.consumers.values() if one.pid == pid]:
+                self._dispatch.lost(consumer.peer, begun, "its process ended, nobody knows why", node_lost=False)
+
+    def cause_due_mono_s(self) -> float | None:
+        """When `give_up_waiting_for_causes` has something to do."""
+        return min((due_mono_s for _, due_mono_s in self.dead_slots.values()), default=None)
