@@ -13,6 +13,7 @@ from mesh.core.sequences import SequenceSet
 from mesh.core.task import Task
 from mesh.exceptions import MeshError, ResultExpired, TaskRevokedError, WorkerLostError
 from mesh.ids import OWNER_TAG_BYTES, PREFIX_BYTES, sequence_of, to_text
+from mesh.messages import Flag
 from mesh.states import Status
 
 #: Ids watched for at once by processes that did not make the call.
@@ -74,6 +75,8 @@ class Answers:
             status, error = Status.FAILURE, WorkerLostError(f"task {task.name} was given up: {reason}")
         stored = Stored(status, self._encode_failure(error), (), self._outbox.now.mono_s)
         self.store(task.task_id, stored, delivered=False)
+        if task.flags & Flag.IGNORE_RESULT:
+            self.outcomes.received(task.task_id)  # kept for whoever asks, but nobody will come for it
 
     # --- who watches -----------------------------------------------------------------------------
 

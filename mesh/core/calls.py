@@ -141,9 +141,7 @@ class Calls:
     # --- what comes in ---------------------------------------------------------------------------
 
     def results(self, results: m.Results, frames: tuple[Buffer, ...]) -> list[PendingCall]:
-        """Fills in outcomes; those that nobody awaits (repeated ones too) are left out. Returns the calls that
-        ended.
-        """
+        """Fills in outcomes. Returns the calls that ended; what nobody awaits is left out, of ignored results too."""
         ended = []
         at = 0
         for task_id, status, body, n_frames in results.results:
@@ -155,7 +153,8 @@ class Calls:
             if entry is not None:
                 pending = entry.pending
                 self._closed(entry)
-                pending.ending = Ending(status, body, own)
+                if entry.record is None or not entry.record[4] & Flag.IGNORE_RESULT:
+                    pending.ending = Ending(status, body, own)
                 ended.append(pending)
             if self._watched:
                 for pending in self._watched.pop(task_id, ()):

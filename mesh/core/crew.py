@@ -157,9 +157,10 @@ class Crew:
     def slot_lost(self, peer: bytes, lost: m.SlotLost, frames: tuple[Buffer, ...]) -> None:
         """A node knows how its slot died."""
         consumer = self._slot(peer, lost.slot, lost.slot_pid)
-        self.dead_slots.pop(lost.slot_pid, None)
-        if consumer is not None:
-            self._dispatch.lost(consumer.peer, lost.begun, lost.cause, node_lost=False, charged=lost.charged)
+        if consumer is None:  # it is not the sender's to tell
+            return
+        self.dead_slots.pop(consumer.pid, None)
+        self._dispatch.lost(consumer.peer, lost.begun, lost.cause, node_lost=False, charged=lost.charged)
 
     def quiet(self, peer: bytes, quiet: m.Quiet, frames: tuple[Buffer, ...]) -> None:
         """A node takes no more tasks."""

@@ -721,3 +721,16 @@ def test_a_confirmed_call_that_may_run_at_most_once_is_never_sent_again(calls):
     assert publish(calls) == [[2]]
     assert calls.missing(m.Missing([[1, 1]])) == [confirmed]
     assert isinstance(confirmed.failure, TaskLost)
+
+
+def test_what_is_said_of_a_call_whose_result_is_ignored_settles_it_and_is_no_result(calls):
+    # Given such a call, whose confirm was lost
+    ignored = add(calls, flags=Flag.IGNORE_RESULT)
+    publish(calls)
+
+    # When the router tells that nothing is kept of it
+    settled = calls.results(m.Results([[ignored.task_id, Status.FAILURE, b"gone", 0]]), ())
+
+    # Then it is settled and has no outcome
+    assert settled == [ignored]
+    assert (ignored.confirmed, ignored.ending) == (True, None)
