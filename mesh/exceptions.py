@@ -140,7 +140,7 @@ class TaskModuleNotFound(ImproperlyConfigured):
     def __init__(self, module: str, reason: str) -> None:
         self.module, self.reason = module, reason
         super().__init__(
-            f"the task module {module!r} does not import: {reason}. "
+            f"the task module {module!r} does not import: {reason.rstrip('.')}. "
             "Run from the directory that holds it (or set PYTHONPATH), and mend the error above."
         )
 

@@ -636,3 +636,22 @@ def test_a_task_that_asks_for_another_run_gets_it_when_it_is_due(router, client)
     assert slot.held[2].options["retries"] == 1
     slot.ends(task_id, body=b"value")
     assert client.results() == {task_id: (Status.SUCCESS, b"value")}
+
+
+def test_the_end_of_a_slot_is_not_for_another_node_to_tell(router, client):
+    # Given a slot that has died with a task, and whose node has yet to say why
+    node = router.node("n1")
+    slot = node.slot(0)
+    task_id = client.call()
+    slot.looks()
+    router.process_ended(slot.pid, begun=1)
+
+    # When another node claims to know
+    other = router.node("n2")
+    other.says(m.SlotLost(0, slot.pid, 1, "who knows", True))
+    waiting = other.slot(0)
+    assert waiting.looks() == []
+
+    # Then the task still waits for the slot's own node, and goes on without it in the end
+    router.passes(CAUSE_S)
+    assert waiting.looks() == [task_id]
