@@ -94,18 +94,12 @@ class Dispatch:
         del self.open[task.task_id]
 
     def outcome(self, consumer: Consumer, lease: int, task_id: bytes, now: Now, runtime_us: int) -> Task | None:
-        """Ends a lease with an outcome and its task with it; None where the consumer does not hold this task under
-        it.
-        """
-        task = consumer.held.get(lease)
-        if task is None or task.task_id != task_id:
+        """Ends a lease with an outcome and its task with it; None where it is not held so, or the task has ended."""
+        task = self._close(consumer, lease, task_id, now)
+        if task is None:
             return None
-        consumer.close(lease)
         if consumer.kind is Kind.SLOT:
             self.estimates.add(task.name, runtime_us)
-        consumer.busy_since_mono_s = now.mono_s
-        if consumer.recalling and not consumer.held:
-            consumer.recalling = False
         if task.phase is Phase.DONE:  # the outcome of an earlier attempt came first
             return None
         task.phase = Phase.DONE
@@ -113,15 +107,9 @@ class Dispatch:
         return task
 
     def retried(self, consumer: Consumer, lease: int, task_id: bytes, now: Now, eta_wall_s: float) -> Task | None:
-        """Ends a lease whose task asks to be run again at `eta_wall_s`; None where the consumer does not hold it so."""
-        task = consumer.held.get(lease)
-        if task is None or task.task_id != task_id:
-            return None
-        consumer.close(lease)
-        consumer.busy_since_mono_s = now.mono_s
-        if consumer.recalling and not consumer.held:
-            consumer.recalling = False
-        if task.phase is Phase.DONE:  # the outcome of an earlier attempt came first
+        """Ends a lease whose task asks to be run again at `eta_wall_s`; None where it is not held so, or has ended."""
+        task = self._close(consumer, lease, task_id, now)
+        if task is None or task.phase is Phase.DONE:
             return None
         task.started_wall_s = 0.0
         self._expires_again(task)
@@ -131,6 +119,18 @@ class Dispatch:
         else:
             task.move(Phase.READY)
             self._push(task)
+        return task
+
+    @staticmethod
+    def _close(consumer: Consumer, lease: int, task_id: bytes, now: Now) -> Task | None:
+        """Ends a lease of this task; None where the consumer does not hold it under this number."""
+        task = consumer.held.get(lease)
+        if task is None or task.task_id != task_id:
+            return None
+        consumer.close(lease)
+        consumer.busy_since_mono_s = now.mono_s
+        if consumer.recalling and not consumer.held:
+            consumer.recalling = False
         return task
 
     # --- consumers -------------------------------------------------------------------------------
