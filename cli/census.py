@@ -115,8 +115,10 @@ def _inside(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _is_level(outer: ast.AST, inner: ast.AST) -> bool:
-    """Whether the step from `outer` to `inner` goes one block deeper. An `elif` is an `if` that stands where its own
-    `if` does."""
+    """Whether the step from `outer` to `inner` goes one block deeper.
+
+    An `elif` is an `if` that stands where its own `if` does.
+    """
     if isinstance(outer, ast.Module) or isinstance(inner, _CLAUSES):
         return False
     chained = isinstance(outer, ast.If) and isinstance(inner, ast.If)

@@ -131,8 +131,11 @@ class Mesh:
         confirm: bool = False,
         **options: Any,
     ) -> AsyncResult[Any]:
-        """Sends a call by name alone: the function need not be known here. Options and errors as `Task.apply_async`;
-        arguments are not checked, for nobody here knows what the function takes."""
+        """Sends a call by name alone: the function need not be known here.
+
+        Options and errors as `Task.apply_async`; arguments are not checked, for nobody here knows what the function
+        takes.
+        """
         calling.refuse_unknown("send_task", options.keys() - set(calling.NAMES))
         positional, named = check_arguments(args, kwargs)
         settings = self.settings
@@ -194,8 +197,10 @@ class Mesh:
         results.set_default_source(self)
 
     def start(self, argv: list[str] | None = None) -> None:
-        """Runs the command line with this app, as the command `mesh` does. `argv` is without the program's name; None
-        takes that of the process."""
+        """Runs the command line with this app, as the command `mesh` does.
+
+        `argv` is without the program's name; None takes that of the process.
+        """
         command_line = importlib.import_module("mesh_cli")
         command_line.main(sys.argv[1:] if argv is None else argv, app=self)
 

@@ -1,5 +1,6 @@
-"""The client: what a process that calls tasks has of the mesh. One link to its router, one reply socket for its
-slots.
+"""The client: what a process that calls tasks has of the mesh.
+
+One link to its router, one reply socket for its slots.
 """
 
 from __future__ import annotations

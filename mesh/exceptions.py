@@ -1,5 +1,6 @@
-"""Every error that mesh raises. One root, families below it; each carries its facts as fields and ends with the
-remedy.
+"""Every error that mesh raises.
+
+One root, families below it; each carries its facts as fields and ends with the remedy.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Running one task: find it, decode its arguments, call it, encode what came of it. Whatever user code does ends as
-an outcome.
+"""Running one task: find it, decode its arguments, call it, encode what came of it.
+
+Whatever user code does ends as an outcome.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""What survives the router. Here: the interface, and a store in memory, which survives nothing and says so in every
-confirm.
+"""What survives the router.
+
+Here: the interface, and a store in memory, which survives nothing and says so in every confirm.
 """
 
 from __future__ import annotations
@@ -12,9 +13,7 @@ from mesh.messages import Durability
 
 
 class Journal(Protocol):
-    """Takes what is to be kept; says by `committed(number, durability)` when it is, in order, from the caller's
-    thread.
-    """
+    """Takes what is to be kept; says by `committed(number, durability)` when it is, in order."""
 
     def append(self, persist: Persist) -> None:
         """Takes one batch. Returns at once."""

@@ -1,5 +1,6 @@
-"""Every message on the wire, in one place. `codec` turns them into frames and back; docs/protocol.md tells who sends
-what when.
+"""Every message on the wire, in one place.
+
+`codec` turns them into frames and back; docs/protocol.md tells who sends what when.
 
 A message is a NamedTuple; on the wire it is the msgpack array `[kind, *fields]`. Fields added by a later minor
 version stand at the end and are ignored by those who don't know them. Batches hold *records*, which are plain lists
@@ -184,8 +185,9 @@ class Results(NamedTuple):
 
 
 class Reconcile(NamedTuple):
-    """The caller still waits for these sequences. Answered with Results for those that ended and Missing for the
-    unknown.
+    """The caller still waits for these sequences.
+
+    Answered with Results for those that ended and Missing for the unknown.
     """
 
     outstanding: Ranges
@@ -198,8 +200,9 @@ class Missing(NamedTuple):
 
 
 class Ask(NamedTuple):
-    """Where are these tasks? Answered at once with States, and Results for those that ended; `watch` asks for later
-    Results too.
+    """Where are these tasks?
+
+    Answered at once with States, and Results for those that ended; `watch` asks for later Results too.
     """
 
     request: int

@@ -1,5 +1,6 @@
-"""A node: the supervisor of its slots. It runs no user code and touches no task; what it knows of them it reads from
-the slot page.
+"""A node: the supervisor of its slots.
+
+It runs no user code and touches no task; what it knows of them it reads from the slot page.
 """
 
 from __future__ import annotations
@@ -174,8 +175,9 @@ class Node:
     # --- stopping --------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Once: warm, slots finish what they run. Again: cold, they are killed and their tasks requeued. Signal
-        handlers may call it.
+        """Once: warm, slots finish what they run.
+
+        Again: cold, they are killed and their tasks requeued. Signal handlers may call it.
         """
         self._stops += 1
         self._wakeup.set()

@@ -23,8 +23,9 @@ class Turns(Protocol):
     """What is driven."""
 
     def turn(self, timeout_s: float | None) -> None:
-        """One round: waits for input at most so long, or until woken, and deals with it. None: until something is
-        due.
+        """One round: waits for input at most so long, or until woken, and deals with it.
+
+        None: until something is due.
         """
         ...
 
@@ -157,8 +158,9 @@ class Reactor:
             return True
 
     def _take(self, left_s: float | None) -> bool:
-        """Takes the reactor, from the I/O thread if need be. False where another waiting thread drives, or it took
-        too long.
+        """Takes the reactor, from the I/O thread if need be.
+
+        False where another waiting thread drives, or it took too long.
         """
         with self._lock:
             if self._driven and self._io_drives and not self._closing:
@@ -192,8 +194,9 @@ class Reactor:
                 self._io_turn.notify()
 
     def took_notice(self) -> None:
-        """The driver has cleared the wake-up and is about to look for everything that was submitted, in this order: a
-        call that comes in between then sets the wake-up anew, and is not left to one that is cleared already.
+        """The driver has cleared the wake-up and is about to look for everything that was submitted, in this order.
+
+        A call that comes in between then sets the wake-up anew, and is not left to one that is cleared already.
         """
         self._woken = False
 
@@ -225,9 +228,7 @@ class Reactor:
             return False
 
     def _io_wait(self, left_s: float) -> None:
-        """Looks again when the lease may be over; where one thread drives on and on, sleeps until that one lays it
-        down.
-        """
+        """Looks again when the lease may be over; sleeps where one thread drives on and on, until that one ends."""
         rounds = self._rounds
         if not self._io_turn.wait(left_s) and self._driven and rounds == self._rounds:
             self._io_asleep = True

@@ -261,9 +261,7 @@ def _limits(settings: Settings) -> Limits:
 
 
 def _owner_tag(directory: str) -> bytes:
-    """The tag all ids confirmed here bear: made once, kept beside the sockets, the same for every router of this
-    place.
-    """
+    """The tag of all ids that are confirmed here: made once, kept beside the sockets."""
     path = os.path.join(directory, "owner.tag")
     try:
         with open(path, "rb") as file:
@@ -294,8 +292,9 @@ def run_router(
     start_lock_fd: int | None = None,
     on_ready: Callable[[], None] | None = None,
 ) -> int:
-    """Runs the router of a place in this process until SIGTERM, SIGINT or idleness. Returns 0, or 1 where one runs
-    already.
+    """Runs the router of a place in this process until SIGTERM, SIGINT or idleness.
+
+    Returns 0, or 1 where one runs already.
     """
     locate.prepare(place)
     lock = locate.acquire_router_lock(place)

@@ -1,9 +1,9 @@
-"""A slot: the process in which one task at a time runs. One thread does everything; while user code runs, nothing
-else does.
+"""A slot: the process in which one task at a time runs.
+
+One thread does everything; while user code runs, nothing else does.
 
 It takes leases from its router, says in the slot page which one it begins, and sends each outcome twice: straight to
-the caller's
-reply socket where the two share a host, and to the owner, which has the last word (DESIGN D4, D8).
+the caller's reply socket where the two share a host, and to the owner, which has the last word (DESIGN D4, D8).
 """
 
 from __future__ import annotations

@@ -136,9 +136,7 @@ class SlotPage:
 
 
 def begun_of(path: str, slot: int, pid: int) -> int | None:
-    """The last lease that this slot process began, read from the file when slot and supervisor may both be gone; None
-    where it does not say.
-    """
+    """The last lease that this slot process began, read from the file; None where it does not say."""
     try:
         # Whatever the path names: a pipe without a writer must not hold up the reader.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -1,5 +1,6 @@
-"""Task states as the caller sees them, and as the owner moves them. The tables here are the only source of legal
-moves.
+"""Task states as the caller sees them, and as the owner moves them.
+
+The tables here are the only source of legal moves.
 """
 
 from __future__ import annotations

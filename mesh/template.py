@@ -1,10 +1,9 @@
 """The template: a child of the node that imports the app once and forks a slot of it on command (DESIGN D5).
 
 It is forked before any thread or ZeroMQ context exists, so that its forks are clean, and freezes the garbage
-collector, so that
-slots share its memory. It speaks with the supervisor over a socket pair, one msgpack array a packet:
-to the template `["spawn", index]`; from it `["loaded", info]`, `["failed", text]`, `["spawned", index, pid]`,
-`["exited", pid, wait status, peak RSS in KiB]`.
+collector, so that slots share its memory. It speaks with the supervisor over a socket pair, one msgpack array a
+packet: to the template a SlotOrder; from it `["loaded", info]`, `["failed", text, traceback]`,
+`["spawned", slot, pid]`, `["exited", pid, wait status, peak RSS in KiB]`.
 """
 
 from __future__ import annotations
@@ -141,8 +140,9 @@ def _become_template(
 
 
 def _ignore(number: int, frame: object) -> None:
-    """Signals to the whole group are the supervisor's to act on. A handler, so that programs started by tasks don't
-    inherit it.
+    """Signals to the whole group are the supervisor's to act on.
+
+    A handler, so that programs started by tasks don't inherit it.
     """
 
 

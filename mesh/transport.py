@@ -1,10 +1,8 @@
 """The only maker of sockets and their options; sending and receiving whole messages; the poll loop.
 
 The options answer the pitfalls of ZeroMQ one by one: mandatory routing (an unknown or full peer is an error and not a
-silent
-drop), no lingering at close, hand-over of a routing id to the same process after a reconnect, bounded queues, bounded
-message sizes.
-A link belongs to one thread at a time.
+silent drop), no lingering at close, hand-over of a routing id to the same process after a reconnect, bounded queues,
+bounded message sizes. A link belongs to one thread at a time.
 """
 
 from __future__ import annotations
@@ -140,8 +138,9 @@ class Link(_Socket):
         self.socket.connect(url)
 
     def send(self, message: Message, frames: tuple[Buffer, ...] = ()) -> bool:
-        """Hands a message over; False where the pipe is full or gone. What was handed over may still be lost with the
-        link.
+        """Hands a message over; False where the pipe is full or gone.
+
+        What was handed over may still be lost with the link.
         """
         try:
             self._send_rest(codec.encode(message), frames)
@@ -198,8 +197,9 @@ class Door(_Socket):
         return True
 
     def receive(self, limit: int = DRAIN) -> Iterator[tuple[bytes, Message, tuple[Buffer, ...]]]:
-        """(peer, message, frames) of what has arrived, up to `limit` messages, without waiting. Malformed messages
-        are left out.
+        """(peer, message, frames) of what has arrived, up to `limit` messages, without waiting.
+
+        Malformed messages are left out.
         """
         return self._drain(limit, routed=True)
 
@@ -244,8 +244,9 @@ class Wakeup:
             os.write(self._write_fd, b"\0")
 
     def set_on_signals(self) -> None:
-        """Every signal ends the wait from here on, also one that comes right before the wait: Python runs its handler
-        only when the wait is over. Main thread only.
+        """Every signal ends the wait from here on, also one that comes right before it. Main thread only.
+
+        Python runs the signal's handler only when the wait is over.
         """
         signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
         self._on_signals = True

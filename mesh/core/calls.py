@@ -1,6 +1,4 @@
-"""The caller's side: calls made and not yet ended, what must be sent (again), and what the router is to be asked and
-told.
-"""
+"""The caller's side: calls not yet ended, what is to be sent (again), and what the router is to be asked."""
 
 from __future__ import annotations
 
@@ -219,9 +217,7 @@ class Calls:
                 self._release(entry)
 
     def missing(self, missing: m.Missing) -> list[PendingCall]:
-        """The router knows nothing of these: they are sent again, or are lost where the body is gone. Returns the
-        lost.
-        """
+        """The router knows nothing of these: they are sent again, or lost without a body. Returns the lost."""
         lost = []
         for first, last in missing.sequences:
             for sequence in range(first, min(last, self.last_sequence) + 1):
@@ -271,6 +267,7 @@ class Calls:
 
     def states(self, states: m.States) -> list[PendingCall]:
         """What the router says of watched ids: custom ids become known by their real one; what is gone has failed.
+
         Returns the failed.
         """
         failed = []

@@ -1,6 +1,4 @@
-"""What the owner answers when it is asked: where a task is, which outcomes belong to some sequences, how the router
-stands.
-"""
+"""What the owner answers when it is asked where tasks are and how the router stands."""
 
 from __future__ import annotations
 
@@ -149,9 +147,7 @@ def _queues(owner: Holdings) -> list[dict[str, Any]]:
 
 
 def add_what_the_owner_knows(owner: Holdings, reply: Reply) -> None:
-    """Completes a node's list of running tasks with what only the owner has: queue, priority, flags, custom id and
-    body.
-    """
+    """Completes a node's list of running tasks with what only the owner has: queue, priority, body and the like."""
     if not (reply.ok and type(reply.value) is list):
         return
     for row in reply.value:

@@ -1,6 +1,4 @@
-"""The nodes of this host, and control requests: fanned out to known nodes, answered when the last of them has
-answered (DESIGN D10).
-"""
+"""The nodes of this host, and control requests that are fanned out to them (DESIGN D10)."""
 
 from __future__ import annotations
 
@@ -53,8 +51,9 @@ class Membership:
         self._last_number = 0
 
     def join(self, node: Node) -> Node | None:
-        """A node is there. Returns the living node that bears the name already, if it is another process: then
-        nothing changes.
+        """A node is there.
+
+        Returns the living node that bears the name already, if it is another process: then nothing changes.
         """
         known = self.nodes.get(node.name)
         if known is not None and known.pid != node.pid:

@@ -1,6 +1,4 @@
-"""Outcomes the owner keeps: until they expire, or until there is no room, those the caller has received first (DESIGN
-D8).
-"""
+"""Outcomes the owner keeps while they are young and there is room, those received going first (DESIGN D8)."""
 
 from __future__ import annotations
 

@@ -103,9 +103,7 @@ class Owner:
         return self._flush()
 
     def process_ended(self, pid: int, begun: int | None, now: Now) -> list[Effect]:
-        """A watched process is gone; of a slot, `begun` is the last lease its page says it began, None where it does
-        not say.
-        """
+        """A watched process is gone; `begun` is the last lease a slot's page says it began, None where it does not."""
         self._outbox.now = now
         pages = self.crew.supervisor_ended(pid)
         self.intake.client_ended(pid)

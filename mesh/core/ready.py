@@ -14,8 +14,9 @@ SWEEP_FROM = 64
 
 
 class ReadyQueue:
-    """Tasks of one queue that may begin now. Those that ended meanwhile (revoked, late outcome) are skipped on the
-    way out.
+    """Tasks of one queue that may begin now.
+
+    Those that ended meanwhile (revoked, late outcome) are skipped on the way out.
     """
 
     __slots__ = ("_by_priority", "_ended", "_nonempty", "depth", "name")
@@ -67,9 +68,7 @@ class ReadyQueue:
         return self._by_priority[self._nonempty.bit_length() - 1].popleft()
 
     def ended(self) -> None:
-        """One task of this queue ended while it was READY; its entry is dropped when it comes up, or with others in a
-        sweep.
-        """
+        """One task of this queue ended while it was READY; its entry is dropped later."""
         self.depth -= 1
         self._ended += 1
         if not self.depth or self._ended > max(self.depth, SWEEP_FROM):

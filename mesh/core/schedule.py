@@ -42,8 +42,9 @@ class Schedule:
             self._sweep()
 
     def _sweep(self) -> None:
-        """Drops entries that nothing will come of. The next sweep is as far off as this one left entries: O(1) for
-        each added.
+        """Drops entries that nothing will come of.
+
+        The next sweep is as far off as this one left entries: O(1) for each added.
         """
         self._etas = [one for one in self._etas if one[2].phase is Phase.WAITING]
         self._expiries = [one for one in self._expiries if one[2].phase is not Phase.DONE]

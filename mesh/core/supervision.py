@@ -1,6 +1,4 @@
-"""Which slots a node should have, and what to do when one ends: report why, and start another, with back-off if they
-die at once.
-"""
+"""Which slots a node should have, and what follows when one ends."""
 
 from __future__ import annotations
 

@@ -137,9 +137,7 @@ class Work:
         self._recent_us[name] = runtime_us if recent is None else max(runtime_us, recent * DECAY)
 
     def must_send_before(self, lease: Lease, mono_s: float) -> bool:
-        """Whether outcomes must go before this lease begins: unless it is known to be tiny, and they are young and
-        small.
-        """
+        """Whether outcomes must go before this lease begins: not where it is tiny, and they are young and small."""
         if not self._unsent:
             return False
         if self._oldest_unsent_mono_s + HOLD_S <= mono_s or self._unsent_bytes >= HOLD_BYTES or self._unsent[-1].frames:
@@ -168,8 +166,9 @@ class Work:
         return _by_caller(untold)
 
     def take_unsent(self, mono_s: float) -> tuple[list[Ended], dict[bytes, list[Ended]]]:
-        """Everything to be sent now: all of it for the owner, and by the id's prefix for the callers. It then awaits
-        its receipt.
+        """Everything to be sent now: all of it for the owner, and by the id's prefix for the callers.
+
+        It then awaits its receipt.
         """
         by_caller = self.take_results()
         unsent, self._unsent, self._unsent_bytes, self._told = self._unsent, [], 0, 0
@@ -192,9 +191,7 @@ class Work:
         return self._resend_mono_s
 
     def rejoin(self) -> list[Ended]:
-        """The slot has said HELLO to a router that does not know it: leases not begun are void, outcomes go once
-        more.
-        """
+        """The router does not know this slot: leases not begun are void, outcomes go once more."""
         self.waiting.clear()
         self._returned.clear()
         if not self.unreceipted:
