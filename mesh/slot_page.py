@@ -32,6 +32,7 @@ _RUNNING: Final = 24  #: 1 while the begun lease runs
 _DETAIL: Final = 64
 
 _WORD: Final = struct.Struct("=Q")
+_WORD_BYTES: Final = 8
 #: started_wall_s, attempt, task id, name length, name
 _DETAIL_FORM: Final = struct.Struct(f"=dI16sH{_NAME_BYTES}s")
 
@@ -58,6 +59,9 @@ class SlotPage:
             if create:
                 os.ftruncate(fd, slots * RECORD_BYTES)
             self._map = mmap.mmap(fd, slots * RECORD_BYTES)
+            #: The same bytes as words. Only so is a word written whole: `struct.pack_into` clears its bytes first, and
+            #: another process could read the zero in between.
+            self._words = memoryview(self._map).cast("Q")
         finally:
             os.close(fd)
 
@@ -76,8 +80,9 @@ class SlotPage:
         base = slot * RECORD_BYTES
         page = self._map
         _DETAIL_FORM.pack_into(page, base + _DETAIL, wall_s, attempt, task_id, len(name), name)
-        _WORD.pack_into(page, base + _BEGUN, lease)
-        if _WORD.unpack_from(page, base + _WITHDRAWN)[0] >= lease:
+        words = self._words
+        words[(base + _BEGUN) // _WORD_BYTES] = lease
+        if words[(base + _WITHDRAWN) // _WORD_BYTES] >= lease:
             return False
         page[base + _RUNNING] = 1
         return True
@@ -118,14 +123,14 @@ class SlotPage:
         return Running(task_id, name[:length].decode(errors="replace"), attempt, wall_s, lease)
 
     def _read(self, at: int) -> int:
-        value: int = _WORD.unpack_from(self._map, at)[0]
-        return value
+        return self._words[at // _WORD_BYTES]
 
     def _write(self, at: int, value: int) -> None:
-        _WORD.pack_into(self._map, at, value)
+        self._words[at // _WORD_BYTES] = value
 
     def close(self) -> None:
         """Unmaps the page; the file stays."""
+        self._words.release()
         self._map.close()
 
     def remove(self) -> None:

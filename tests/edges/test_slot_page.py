@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import random
-import struct
 import subprocess
 import sys
 import threading
@@ -131,18 +130,21 @@ def test_the_steps_of_begin_are_in_the_order_on_which_all_of_this_rests(page, mo
     steps: list[str] = []
 
     class Spy:
-        def __init__(self, form: struct.Struct) -> None:
-            self.form = form
+        def __init__(self, words: Any) -> None:
+            self.words = words
 
-        def pack_into(self, buffer: Any, at: int, *values: Any) -> None:
-            steps.append(f"write {at}")
-            self.form.pack_into(buffer, at, *values)
+        def __setitem__(self, at: int, value: int) -> None:
+            steps.append(f"write {at * 8}")
+            self.words[at] = value
 
-        def unpack_from(self, buffer: Any, at: int = 0) -> Any:
-            steps.append(f"read {at}")
-            return self.form.unpack_from(buffer, at)
+        def __getitem__(self, at: int) -> int:
+            steps.append(f"read {at * 8}")
+            return int(self.words[at])
 
-    monkeypatch.setattr("mesh.slot_page._WORD", Spy(struct.Struct("=Q")))
+        def release(self) -> None:
+            self.words.release()
+
+    monkeypatch.setattr(page, "_words", Spy(page._words))
 
     # When a slot begins, then it writes `begun` before it reads `withdrawn`
     assert begin(page, 5)
