@@ -217,6 +217,32 @@ def test_a_client_that_comes_back_gets_the_confirms_it_missed(router):
     assert again.confirmed() == [[1, 1]]
 
 
+def test_a_confirm_of_one_client_leaves_that_of_another_due(router):
+    # Given two clients, of which only one waits for its confirm
+    first, second = router.client(1), router.client(2)
+    second.publishes(second.record(), now=False)
+    first.publishes(first.record(), now=True)
+    assert (first.confirmed(), second.confirmed()) == ([[1, 1]], [])
+
+    # When the time of the other has come
+    assert router.owner.next_deadline_mono_s() == router.mono_s + CONFIRM_DELAY_S
+    router.passes(CONFIRM_DELAY_S)
+
+    # Then it is told too
+    assert second.confirmed() == [[1, 1]]
+
+
+def test_a_caller_that_asks_is_told_of_nothing_that_the_journal_does_not_hold(router):
+    router.uncommitted = []
+    client = router.client()
+    client.publishes(client.record(), now=True)
+    client.says(m.Reconcile([[1, 1]]))
+    router.passes(1.0)
+    assert client.confirmed() == []
+    router.commit()
+    assert client.confirmed() == [[1, 1]]
+
+
 def test_a_lost_confirm_is_told_again_when_the_caller_asks(router):
     client = router.client()
     client.call()

@@ -102,6 +102,34 @@ def test_a_node_name_that_is_taken_is_refused(router):
     assert router.owner.membership.by_peer(other.address) is None
 
 
+def test_a_hello_of_a_node_over_an_earlier_link_that_arrives_late_changes_nothing(router):
+    node = router.node("n", pid=7, link=2)
+    late = router.node("n", pid=7, link=1)
+    assert late.told == []
+    assert router.owner.membership.by_peer(node.address).pid == 7
+
+
+def test_another_process_with_fewer_links_is_told_that_the_name_is_taken(router):
+    router.node("n", pid=7, link=2)
+    other = router.node("n", pid=8, link=1)
+    assert [message.code for message in other.told] == ["duplicate"]
+
+
+def test_a_node_that_says_hello_twice_over_one_link_keeps_its_slots(router):
+    node, client = router.node("n"), router.client()
+    slot = node.slot()
+    node.joins()
+    assert [type(message) for message in node.told] == [m.HelloOk, m.HelloOk]
+    client.call()
+    assert len(slot.holds()) == 1
+
+
+def test_a_node_without_a_name_is_not_joined(router):
+    peer = Peer(router, b"peer", control=True)
+    peer.says(peer.hello(m.Role.NODE, 77, name=5))
+    assert (peer.told, router.owner.membership.nodes) == ([], {})
+
+
 def test_a_node_name_is_free_when_its_process_has_ended(router):
     router.node("n", pid=7)
     router.process_ended(7)
@@ -236,6 +264,11 @@ def test_the_page_of_a_node_that_dies_is_removed_when_its_last_slot_has_died(rou
     router.process_ended(slots[1].pid)
 
     # Then nobody needs the page any more
+    assert router.removed == [RemovePage("n1.page")]
+
+
+def test_the_page_of_a_node_without_slots_is_removed_when_it_dies(router):
+    router.process_ended(router.node("n1").pid)
     assert router.removed == [RemovePage("n1.page")]
 
 

@@ -277,6 +277,44 @@ def test_a_death_whose_cause_nobody_tells_counts_after_a_while(router, client):
     assert router.owner.dispatch.open[task_id].causes == ["its process ended, nobody knows why"]
 
 
+def test_each_death_has_its_own_time_to_be_explained(router):
+    node = router.node()
+    slots = [node.slot(index) for index in range(2)]
+    router.process_ended(slots[0].pid)
+    due = router.mono_s + CAUSE_S
+    router.passes(CAUSE_S / 2)
+    router.process_ended(slots[1].pid)
+    assert router.owner.next_deadline_mono_s() == due
+    router.passes(CAUSE_S / 2)
+    assert router.owner.next_deadline_mono_s() == due + CAUSE_S / 2
+    router.passes(CAUSE_S / 2)
+    assert (router.owner.next_deadline_mono_s(), router.owner.dispatch.consumers) == (None, {})
+
+
+def test_a_slot_that_dies_before_its_node_has_joined_waits_for_nobody(router, client):
+    node = router.absent_node()
+    slot = node.slot()
+    task_id = client.call()
+    slot.looks()
+    assert router.owner.slot_of_pid(slot.pid) == ("", 0)
+    router.process_ended(slot.pid, begun=1)
+    assert router.slot().holds() == [task_id]
+
+
+def test_slots_that_share_a_process_are_told_apart(router, client):
+    # Given two slots of one process
+    node = router.node()
+    first, second = node.slot(0, pid=7), node.slot(1, pid=7)
+    ids = client.calls(2)
+    assert (first.holds(), second.holds()) == ([ids[0]], [ids[1]])
+
+    # When the node takes back what one holds
+    node.says(m.Quiet("n"), m.Recalled(1, 7, 0, 1))
+
+    # Then it is that one's
+    assert router.slot().holds() == [ids[1]]
+
+
 def test_slots_that_die_with_their_node_count_as_lost(router, client):
     # Given a node whose slot has begun a task, and another node
     node = router.node("n1")
@@ -322,7 +360,7 @@ def test_a_slot_outlives_its_node_and_ends_its_task(router, client):
 
     # Then that counts, and it gets nothing more
     assert client.results() == {task_id: (Status.SUCCESS, b"value")}
-    assert slot.looks() == []
+    assert slot.holds() == []
 
 
 def test_a_slot_that_outlived_its_node_is_not_waited_for_by_another_node_of_that_name(router, client):
@@ -331,6 +369,7 @@ def test_a_slot_that_outlived_its_node_is_not_waited_for_by_another_node_of_that
     slot = node.slot()
     task_id = client.call()
     slot.looks()
+    assert router.owner.slot_of_pid(slot.pid) == ("n1.page", 0)
     router.process_ended(node.pid)
     other = router.node("n1").slot()
     assert router.owner.slot_of_pid(slot.pid) == ("n1.page", 0)
@@ -446,10 +485,10 @@ def test_a_quiet_node_gets_nothing_and_gives_back_what_it_has_not_begun(router, 
 
     # Then the others run elsewhere, and what runs ends where it is
     assert other.looks() == [second, third]
-    client.call()
+    fourth = client.call()
     slot.ends(first)
-    assert slot.looks() == []
     assert first in client.results()
+    assert fourth not in slot.holds()
 
 
 def test_a_node_that_leaves_in_order_loses_nothing(router, client):
@@ -514,6 +553,7 @@ def test_a_hello_said_twice_over_one_link_is_answered_twice_and_changes_nothing(
         pytest.param({"index": -1}, id="an index below zero"),
         pytest.param({"index": "0"}, id="an index that is no number"),
         pytest.param({"queues": []}, id="no queues"),
+        pytest.param({"queues": "q"}, id="queues that are no list"),
         pytest.param({"queues": ["q", 5]}, id="a queue that is no name"),
         pytest.param({"last_lease": -1}, id="a lease below zero"),
         pytest.param({"last_lease": 1 << 61}, id="a lease beyond what fits"),
