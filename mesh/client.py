@@ -400,26 +400,25 @@ class Client:
     def _receive(self) -> None:
         calls = self._calls
         for message, frames in self._link.receive():
-            kind = type(message)
-            if kind is messages.Confirm:
-                _wake(calls.confirm(message))  # type: ignore[arg-type]
-            elif kind is messages.Results:
-                self._take_results(message, frames)  # type: ignore[arg-type]
-            elif kind is messages.Missing:
-                _wake(calls.missing(message))  # type: ignore[arg-type]
-            elif kind is messages.States:
+            if isinstance(message, messages.Confirm):
+                _wake(calls.confirm(message))
+            elif isinstance(message, messages.Results):
+                self._take_results(message, frames)
+            elif isinstance(message, messages.Missing):
+                _wake(calls.missing(message))
+            elif isinstance(message, messages.States):
                 with self._submit_lock:  # as in _take_results
-                    failed = calls.states(message)  # type: ignore[arg-type]
+                    failed = calls.states(message)
                 _wake(failed)
-                self._answered(message.request, message)  # type: ignore[union-attr]
-            elif kind is messages.HelloOk:
-                self._join(message)  # type: ignore[arg-type]
-            elif kind is messages.NeedHello:
+                self._answered(message.request, message)
+            elif isinstance(message, messages.HelloOk):
+                self._join(message)
+            elif isinstance(message, messages.NeedHello):
                 self._rejoin(ensure=False)
                 return
-            elif kind is messages.HelloRefused:
-                self._on_refused(message)  # type: ignore[arg-type]
-            elif kind is messages.Malformed:
+            elif isinstance(message, messages.HelloRefused):
+                self._on_refused(message)
+            elif isinstance(message, messages.Malformed):
                 logger.warning("the router dropped a message: %s", message, extra={"action": "malformed"})
 
     def _on_refused(self, refused: messages.HelloRefused) -> None:

@@ -264,20 +264,19 @@ class Slot:
 
     def _receive(self) -> None:
         for message, frames in self._router.receive():
-            kind = type(message)
-            if kind is messages.Tasks and self._joined:
-                self._work.take(message, frames)  # type: ignore[arg-type]
-            elif kind is messages.Receipt:
-                self._work.receipt(message.upto)  # type: ignore[union-attr]
-            elif kind is messages.HelloOk:
-                self._join(message.pid)  # type: ignore[union-attr]
-            elif kind is messages.NeedHello:
+            if isinstance(message, messages.Tasks) and self._joined:
+                self._work.take(message, frames)
+            elif isinstance(message, messages.Receipt):
+                self._work.receipt(message.upto)
+            elif isinstance(message, messages.HelloOk):
+                self._join(message.pid)
+            elif isinstance(message, messages.NeedHello):
                 self._rejoin()
                 return
-            elif kind is messages.Malformed:
+            elif isinstance(message, messages.Malformed):
                 logger.warning("the router dropped a message: %s", message, extra={"action": "malformed"})
-            elif kind is messages.HelloRefused:
-                logger.error("the router refused this slot: %s", message.reason, extra={"action": "refused"})  # type: ignore[union-attr]
+            elif isinstance(message, messages.HelloRefused):
+                logger.error("the router refused this slot: %s", message.reason, extra={"action": "refused"})
         for prefix, direct in list(self._direct.items()):
             if not direct.up:
                 self._look_for_hello_ok(prefix, direct)
