@@ -31,7 +31,7 @@ def test_an_id_says_who_made_it(incarnation, sequence):
     assert ids.read(task_id) == ids.Stamp(TAG, incarnation, sequence)
     assert (ids.sequence_of(task_id), task_id[: ids.PREFIX_BYTES]) == (sequence, prefix)
     assert (uuid.UUID(bytes=task_id).version, uuid.UUID(bytes=task_id).variant) == (8, uuid.RFC_4122)
-    assert ids.from_text(ids.to_text(task_id)) == task_id
+    assert ids.from_text(ids.to_text(task_id)) == ids.from_text(ids.to_text(task_id).upper()) == task_id
     assert uuid.UUID(ids.to_text(task_id)).bytes == task_id
 
 
@@ -90,6 +90,7 @@ def test_bytes_that_are_no_stamp_are_told(foreign):
         pytest.param("order-17", id="a custom id"),
         pytest.param("", id="nothing"),
         pytest.param("00010203-0405-4607-8809-0a0b0c0d0e0f", id="another system's UUID"),
+        pytest.param(ids.stamp(ids.prefix(TAG, 1), 1).hex(), id="an id without its dashes"),
     ],
 )
 def test_text_that_is_no_stamp_reads_as_none(text):

@@ -461,6 +461,28 @@ def test_what_the_caller_has_is_the_first_to_go(make_router):
     assert len(kept) < 11
 
 
+@pytest.mark.parametrize(
+    "received",
+    [
+        pytest.param([[1, 1]], id="exactly"),
+        pytest.param([[1, 1], [3, 1 << 39]], id="in ranges wider than anything that is kept"),
+    ],
+)
+def test_only_what_a_caller_says_it_has_counts_as_received(router, received):
+    # Given outcomes of two callers
+    client, other, slot = router.client(1), router.client(2), router.slot()
+    ids = [*client.calls(2), *other.calls(1)]
+    for task_id in ids:
+        slot.ends(task_id)
+
+    # When one says what it has
+    client.says(m.Received(received))
+
+    # Then the others are still waited for
+    assert set(router.owner.outcomes._received) == {ids[0]}
+    assert set(router.owner.outcomes._unreceived) == set(ids[1:])
+
+
 # --- outcomes of earlier attempts and routers ----------------------------------------------------
 
 
@@ -522,7 +544,7 @@ def test_an_outcome_that_came_before_its_call_answers_it_instead_of_another_run(
     # And when the call comes a third time, nothing changes
     client.last_sequence = 6
     client.publishes(client.record())
-    assert (slot.looks(), router.owner.dispatch.open) == ([], {})
+    assert (client.results(), slot.looks(), router.owner.dispatch.open) == ({}, [], {})
 
 
 def test_an_outcome_that_came_before_its_call_is_found_by_a_caller_that_asks(router):
@@ -531,6 +553,9 @@ def test_an_outcome_that_came_before_its_call_is_found_by_a_caller_that_asks(rou
     client.says(m.Reconcile([[7, 7]]))
     assert client.results() == {client.id(7): (Status.SUCCESS, b"value")}
     assert client.take(m.Missing) == []
+    client.last_sequence = 6
+    client.publishes(client.record())
+    assert (client.results(), slot.looks()) == ({}, [])
 
 
 def test_an_outcome_that_came_before_its_call_needs_no_room(make_router):
@@ -640,6 +665,24 @@ def test_who_watches_what_has_ended_is_told_at_once(router):
     other.says(m.Ask(5, True, [client.id(1)]))
     assert other.results() == {client.id(1): (Status.SUCCESS, b"value")}
     assert router.owner.answers.watchers == {}
+
+
+def test_who_watches_what_is_gone_is_told_so(make_router):
+    router = make_router(result_expires_s=1.0)
+    client, other, slot = router.client(1), router.client(2), router.slot()
+    task_id = client.call()
+    slot.ends(task_id)
+    router.passes(1.0)
+    other.says(m.Ask(5, True, [task_id]))
+    assert other.failures()[task_id].error.startswith("ResultExpired")
+    assert router.owner.answers.watchers == {}
+
+
+def test_watchers_beyond_the_bound_are_not_remembered(router, monkeypatch):
+    monkeypatch.setattr("mesh.core.answers.MAX_WATCHED", 2)
+    client = router.client()
+    client.says(m.Ask(5, True, ["a", "b", "c"]))
+    assert set(router.owner.answers.watchers) == {"a", "b"}
 
 
 def test_who_watches_a_custom_id_before_there_is_a_call_is_told_of_both(router):

@@ -391,6 +391,49 @@ def test_what_a_node_says_of_running_tasks_is_completed_by_the_owner(router):
     assert (unknown, nonsense) == ({"id": b"?" * 16}, "nonsense")
 
 
+@pytest.mark.parametrize(
+    ("body", "frames"),
+    [
+        pytest.param(b"x" * 4097, (), id="a large body"),
+        pytest.param(b"x", (b"frame",), id="a body with frames"),
+    ],
+)
+def test_large_arguments_are_not_shown(router, body, frames):
+    client, node, asker = router.client(), router.node("n"), router.asker()
+    slot = node.slot()
+    client.publishes(client.record(body=body, n_frames=len(frames)), frames=frames)
+    ask(asker, "active")
+    (request,) = node.take(m.Request)
+    node.says(m.Reply(request.number, True, [{"id": slot.holds()[0]}]))
+    assert asker.take(m.Replies)[0].values["n"][0]["body"] is None
+
+
+@pytest.mark.parametrize(
+    ("ok", "value"),
+    [
+        pytest.param(False, "no such command", id="a failure"),
+        pytest.param(True, {"ok": "pong"}, id="another command"),
+        pytest.param(True, 5, id="a number"),
+    ],
+)
+def test_other_answers_are_passed_on_as_they_are(router, ok, value):
+    node, asker = router.node("n"), router.asker()
+    ask(asker)
+    (request,) = node.take(m.Request)
+    node.says(m.Reply(request.number, ok, value))
+    ((_, values, errors),) = asker.told
+    assert (values, errors) == (({"n": value}, {}) if ok else ({}, {"n": value}))
+
+
+def test_a_task_that_is_not_leased_is_not_completed(router):
+    client, node, asker = router.client(), router.node("n"), router.asker()
+    task_id = client.call()
+    ask(asker, "active")
+    (request,) = node.take(m.Request)
+    node.says(m.Reply(request.number, True, [{"id": task_id}]))
+    assert asker.take(m.Replies)[0].values["n"] == [{"id": task_id}]
+
+
 # --- idleness ------------------------------------------------------------------------------------
 
 
@@ -408,12 +451,34 @@ def test_a_router_is_idle_while_nobody_is_there(router, somebody):
     assert not router.owner.is_idle()
 
 
-def test_a_router_with_tasks_is_not_idle(router):
-    client = router.client()
+def test_a_router_with_tasks_or_outcomes_that_somebody_may_come_for_is_not_idle(router):
+    # Given a client that left a task behind, and nobody else
+    client = router.client(pid=7)
     task_id = client.call()
     client.says(m.Bye("done"))
     assert task_id in router.owner.dispatch.open
     assert not router.owner.is_idle()
+
+    # When it has run, and its slot is gone
+    node = router.node()
+    slot = node.slot()
+    slot.ends(task_id)
+    slot.dies(charged=False)
+    node.says(m.Bye("the node ends"))
+    assert not router.owner.is_idle()
+
+    # Then the router is idle once the client has come for the outcome
+    again = router.client(pid=7)
+    again.says(m.Received([[1, 1]]), m.Bye("done"))
+    assert router.owner.is_idle()
+
+
+def test_nobody_will_come_for_the_failure_of_a_task_whose_result_is_ignored(router):
+    client = router.client()
+    client.call(flags=Flag.IGNORE_RESULT, options={"expires": router.now.wall_s + 1})
+    router.passes(1.0)
+    client.says(m.Bye("done"))
+    assert router.owner.is_idle()
 
 
 # --- anything ------------------------------------------------------------------------------------

@@ -42,6 +42,29 @@ def test_tasks_say_whether_more_wait(router, client):
     assert len(tasks.tasks) < 500
 
 
+def test_tasks_say_when_no_more_wait_and_nothing_is_receipted(router, client):
+    slot = router.slot()
+    client.calls(2)
+    (tasks,) = slot.take(m.Tasks)
+    assert (tasks.first_lease, tasks.receipt, tasks.more, len(tasks.tasks)) == (1, 0, False, 2)
+
+
+def test_a_receipt_is_told_once(router, client):
+    # Given two slots, of which one has its receipt
+    first, second = router.slot(), router.slot()
+    first.ends(client.call())
+    router.passes(RECEIPT_DELAY_S)
+    assert first.take(m.Receipt) == [m.Receipt(1)]
+
+    # When the other one gets its own
+    client.calls(2)
+    second.ends()
+    router.passes(RECEIPT_DELAY_S)
+
+    # Then the first hears nothing
+    assert (first.take(m.Receipt), second.take(m.Receipt)) == ([], [m.Receipt(1)])
+
+
 def test_receipts_go_along_with_tasks(router, client):
     # Given a slot with an outcome that has no receipt
     slot = router.slot()
@@ -651,6 +674,23 @@ def test_whatever_the_router_hears_it_looks_at_the_time(router, client, heard):
 
     # Then the task is leased
     assert slot.looks() == [task_id]
+
+
+def test_a_retry_that_belongs_to_no_lease_is_dropped(router, client):
+    slot = router.slot()
+    task_id = client.call()
+    slot.says(m.Outcomes([[9, task_id, Status.RETRY, 5, b"why", 0, True, [0.0, b"other"]]]))
+    assert slot.holds() == [task_id]
+    assert router.state(client, task_id)[2:] == ["PENDING", {"known": True, "queue": "q", "phase": "LEASED"}]
+
+
+@pytest.mark.parametrize("lease", [1, 9])
+def test_a_beginning_is_told_of_what_the_slot_holds(router, client, lease):
+    slot = router.slot()
+    task_id = client.call()
+    slot.says(m.Started(lease, 5.0))
+    Peer(router, b"stranger").says(m.Started(1, 6.0))
+    assert router.state(client, task_id)[2] == ("STARTED" if lease == 1 else "PENDING")
 
 
 def test_a_task_that_asks_for_another_run_gets_it_when_it_is_due(router, client):
