@@ -202,6 +202,23 @@ def test_a_confirm_that_is_due_goes_when_the_journal_holds_its_calls(router):
     assert client.confirmed() == [[1, 1]]
 
 
+def test_calls_with_gaps_between_them_wait_for_their_own_record(router):
+    # Given calls in two messages, the second of which leaves some out
+    router.uncommitted = []
+    client = router.client()
+    records = [client.record() for _ in range(5)]
+    client.publishes(records[0])
+    client.publishes(records[1], records[3])
+
+    # When the journal holds the first message, then the second
+    router.commit(1)
+    assert client.confirmed() == [[1, 1]]
+    router.commit()
+
+    # Then each is confirmed in its turn
+    assert client.confirmed() == [[2, 2], [4, 4]]
+
+
 def test_a_client_that_comes_back_gets_the_confirms_it_missed(router):
     # Given a client that loses its link before its confirm is due
     client = router.client(pid=7)

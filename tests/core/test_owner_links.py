@@ -144,6 +144,19 @@ def test_a_second_client_under_one_incarnation_is_refused(router):
     assert client.call() in router.owner.dispatch.open
 
 
+@pytest.mark.parametrize(
+    "who",
+    [
+        pytest.param({"pid": 7, "link": 1}, id="the same process, which counts its links anew"),
+        pytest.param({"pid": 8}, id="another process"),
+    ],
+)
+def test_an_incarnation_is_free_when_its_client_has_gone(router, who):
+    router.client(incarnation=5, pid=7, link=2).says(m.Bye("done"))
+    client = router.client(incarnation=5, **who)
+    assert [type(message) for message in client.told] == [m.HelloOk]
+
+
 def test_a_client_that_dials_again_is_reached_over_its_new_link(router):
     # Given a client with a call under way
     client, slot = router.client(pid=7), router.slot()

@@ -297,7 +297,8 @@ def test_a_death_whose_cause_nobody_tells_counts_after_a_while(router, client):
     router.process_ended(slot.pid, begun=1)
     router.passes(CAUSE_S)
     assert other.looks() == [task_id]
-    assert router.owner.dispatch.open[task_id].causes == ["its process ended, nobody knows why"]
+    task = router.owner.dispatch.open[task_id]
+    assert (task.crashes, task.losses, task.causes) == (1, 0, ["its process ended, nobody knows why"])
 
 
 def test_each_death_has_its_own_time_to_be_explained(router):
@@ -394,8 +395,9 @@ def test_a_slot_that_outlived_its_node_is_not_waited_for_by_another_node_of_that
     slot.looks()
     assert router.owner.slot_of_pid(slot.pid) == ("n1.page", 0)
     router.process_ended(node.pid)
-    other = router.node("n1").slot()
+    other = router.node("n1", page="other.page").slot()
     assert router.owner.slot_of_pid(slot.pid) == ("n1.page", 0)
+    assert router.owner.slot_of_pid(other.pid) == ("other.page", 0)
 
     # When the slot dies
     router.process_ended(slot.pid, begun=1)
@@ -548,6 +550,25 @@ def test_a_slot_that_joins_over_another_link_is_one_slot(router, client):
     # And when it dies, nothing is left behind
     again.dies(begun=1)
     assert node.slot(1).holds() == [task_id]
+
+
+def test_what_a_slot_that_joins_anew_has_seen_may_have_run_and_is_not_charged(router, client):
+    # Given a slot that has seen a task, and may run another at most once
+    node = router.node()
+    slot = node.slot(0, pid=7)
+    late = client.call()
+    once = client.call(flags=Flag.EARLY_ACK)
+    unseen = client.call()
+    assert slot.holds() == [late, once, unseen]
+
+    # When it joins over another link
+    again = node.slot(0, pid=7, link=2, last_lease=2)
+
+    # Then the one that may run twice does, with what it has not seen, and the other one is lost
+    assert again.holds() == [late, unseen]
+    assert client.failures()[once].error.startswith("WorkerLostError")
+    task = router.owner.dispatch.open[late]
+    assert (task.attempt, task.crashes, task.losses) == (1, 0, 0)
 
 
 def test_a_hello_over_an_earlier_link_that_arrives_late_changes_nothing(router, client):
