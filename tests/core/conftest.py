@@ -7,7 +7,12 @@ from typing import Any, Protocol, TypeVar
 
 import pytest
 
-from tests.core.builders import Make, Router
+from mesh.core.calls import Calls
+from mesh.core.credit import FIRST_SAMPLES
+from mesh.core.dispatch import Budgets
+from tests.core.bench import Bench
+from tests.core.builders import BUDGETS, Caller, Make, Router
+from tests.core.caller_side import BOOT, PREFIX
 
 
 class Checked(Protocol):
@@ -50,3 +55,39 @@ def make_router(checked: Callable[[Any], Any]) -> Make:
 @pytest.fixture
 def router(make_router: Make) -> Router:
     return make_router()
+
+
+@pytest.fixture
+def client(router: Router) -> Caller:
+    """A client of a router that knows that its tasks are short."""
+    for _ in range(FIRST_SAMPLES):
+        router.owner.dispatch.estimates.add("t", 10)
+    return router.client(2)
+
+
+@pytest.fixture
+def make_bench(checked: Callable[[Any], Any]) -> Callable[..., Bench]:
+    """Makes a dispatch with the budgets the test says."""
+    return lambda *budgets: checked(Bench(Budgets(*budgets) if budgets else BUDGETS))
+
+
+@pytest.fixture
+def bench(make_bench: Callable[..., Bench]) -> Bench:
+    return make_bench()
+
+
+@pytest.fixture
+def make_calls(checked: Callable[[Any], Any]) -> Callable[..., Calls]:
+    """Makes the calls of a client that has joined a router."""
+
+    def make(unconfirmed_max: int = 1_000_000) -> Calls:
+        calls: Calls = checked(Calls(PREFIX, unconfirmed_max))
+        calls.joined(BOOT)
+        return calls
+
+    return make
+
+
+@pytest.fixture
+def calls(make_calls: Callable[..., Calls]) -> Calls:
+    return make_calls()
