@@ -271,15 +271,9 @@ def _results(message: m.Results) -> int:
 
 
 def _tasks(message: m.Tasks) -> int:
-    first, receipt, more, _ = message
-    if not (
-        type(first) is int
-        and 0 <= first < _LEASES
-        and type(receipt) is int
-        and 0 <= receipt < _LEASES
-        and type(more) is bool
-    ):
-        raise TypeError("lease, receipt or more")
+    first, receipt, _ = message
+    if not (type(first) is int and 0 <= first < _LEASES and type(receipt) is int and 0 <= receipt < _LEASES):
+        raise TypeError("lease or receipt")
     return _assignment_records(message.tasks)
 
 

@@ -225,7 +225,6 @@ class Tasks(NamedTuple):
 
     first_lease: int
     receipt: int  #: as in Receipt
-    more: bool  #: more tasks wait than could be leased
     tasks: list[list[Any]]  #: records: Assignment
 
 

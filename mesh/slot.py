@@ -89,7 +89,7 @@ class Slot:
                 self._wait()
             if not (self._work.waiting and self._joined):
                 self._end_if_crippled()
-                self._flush_idle()
+                self._flush()
                 self._receive()
 
     def _is_over(self) -> bool:
@@ -157,20 +157,13 @@ class Slot:
 
     # --- outcomes --------------------------------------------------------------------------------
 
-    def _flush_idle(self) -> None:
-        """Sends the callers what they wait for, and the owner its copy, unless that can wait."""
-        work = self._work
-        if not work.has_unsent:
-            return
-        self._tell_callers(work.take_results())
-        if self._ending_by_mono_s is not None or not work.owner_can_wait(time.monotonic()):
-            self._flush()
-
     def _flush(self) -> None:
         """Sends every outcome there is: to the callers first, who wait for it, then to the owner."""
+        if not self._work.has_unsent:
+            return
         unsent, by_caller = self._work.take_unsent(time.monotonic())
         self._tell_callers(by_caller)
-        if unsent and self._joined:
+        if self._joined:
             self._router.send(*outcomes_message(unsent))
 
     def _tell_callers(self, by_caller: dict[bytes, list[Ended]]) -> None:

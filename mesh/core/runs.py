@@ -42,9 +42,7 @@ class Runs:
         ]
         frames = tuple(frame for task in grant.tasks if task.frames for frame in task.frames)
         receipt, consumer.receipt = consumer.receipt or 0, None
-        self._outbox.effects.append(
-            Send(consumer.peer, m.Tasks(grant.first_lease, receipt, self._dispatch.ready_count > 0, records), frames)
-        )
+        self._outbox.effects.append(Send(consumer.peer, m.Tasks(grant.first_lease, receipt, records), frames))
 
     def undelivered(self, peer: bytes, tasks: m.Tasks) -> None:
         """Tasks could not be handed over."""

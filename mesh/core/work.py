@@ -50,10 +50,6 @@ class Work:
         self.waiting: deque[Lease] = deque()
         #: Outcomes not sent, ascending.
         self._unsent: list[Ended] = []
-        #: How many of `_unsent` have gone to their callers already.
-        self._told = 0
-        #: More tasks wait at the router than it could lease: it needs each outcome at once, to lease the next.
-        self._router_waits = False
         self._unsent_bytes = 0
         self._oldest_unsent_mono_s = 0.0
         #: Outcomes sent and not receipted, ascending.
@@ -79,7 +75,6 @@ class Work:
                 self.waiting.append(Lease(number, record, own))
                 self.last_lease = number
             number += 1
-        self._router_waits = tasks.more
         self.receipt(tasks.receipt)
 
     def receipt(self, upto: int) -> None:
@@ -149,33 +144,16 @@ class Work:
         """Outcomes wait to be sent."""
         return bool(self._unsent)
 
-    def owner_can_wait(self, mono_s: float) -> bool:
-        """Whether a slot without a lease may keep outcomes from the owner a little longer, so that several go together.
-
-        So it is where nothing waits for this slot, and the tasks are tiny: their callers have the results already, and
-        sparing the router a wake-up for each makes it quick to take the next call.
-        """
-        if not self._unsent or self._router_waits or self._oldest_unsent_mono_s + HOLD_S <= mono_s:
-            return False
-        last = self._unsent[-1]
-        return last.record[3] < TINY_US and not last.frames and last.record[6]
-
-    def take_results(self) -> dict[bytes, list[Ended]]:
-        """By the id's prefix what their callers have yet to get; the owner gets it later."""
-        untold, self._told = self._unsent[self._told :], len(self._unsent)
-        return _by_caller(untold)
-
     def take_unsent(self, mono_s: float) -> tuple[list[Ended], dict[bytes, list[Ended]]]:
         """Everything to be sent now: all of it for the owner, and by the id's prefix for the callers.
 
         It then awaits its receipt.
         """
-        by_caller = self.take_results()
-        unsent, self._unsent, self._unsent_bytes, self._told = self._unsent, [], 0, 0
+        unsent, self._unsent, self._unsent_bytes = self._unsent, [], 0
         self.unreceipted.extend(unsent)
         if unsent and self._resend_mono_s is None:
             self._resend_mono_s = mono_s + RESEND_S
-        return unsent, by_caller
+        return unsent, _by_caller(unsent)
 
     def overdue(self, mono_s: float) -> tuple[list[Ended], Returned | None]:
         """What has no receipt after a while and is to be sent once more."""
@@ -185,9 +163,7 @@ class Work:
         return list(self.unreceipted), Returned(list(self._returned)) if self._returned else None
 
     def next_deadline_mono_s(self) -> float | None:
-        """When `overdue` has something, or what is held back for the owner must go."""
-        if self._unsent:
-            return self._oldest_unsent_mono_s + HOLD_S
+        """When `overdue` has something."""
         return self._resend_mono_s
 
     def rejoin(self) -> list[Ended]:
@@ -206,7 +182,6 @@ class Work:
         sent = [ended.record[0] for ended in (*self.unreceipted, *self._unsent)]
         assert sent == sorted(set(sent))
         assert (self._resend_mono_s is None) == (not self.unreceipted and not self._returned)
-        assert 0 <= self._told <= len(self._unsent)
 
 
 def _by_caller(ended: list[Ended]) -> dict[bytes, list[Ended]]:

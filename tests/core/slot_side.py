@@ -12,9 +12,9 @@ def assignment(number, name="t", flags=Flag.NONE, caller=CALLER, n_frames=0):
     return list(m.Assignment(ids.stamp(caller, number), name, 0, flags, b"args", n_frames, None))
 
 
-def tasks(first_lease, count, receipt=0, *, more=False, **fields):
+def tasks(first_lease, count, receipt=0, **fields):
     records = [assignment(first_lease + at, **fields) for at in range(count)]
-    return m.Tasks(first_lease, receipt, more, records)
+    return m.Tasks(first_lease, receipt, records)
 
 
 def run(work, mono_s=0.0, *, runtime_us=10, body=b"value", frames=()):

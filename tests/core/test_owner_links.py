@@ -362,7 +362,7 @@ def test_messages_on_the_wrong_link_or_of_the_wrong_kind_change_nothing(router):
     for peer in peers:
         peer.told.clear()
         peer.says(
-            m.HelloOk(0, b"", b"", 1, {}), m.Confirm(0, [[1, 9]], []), m.Tasks(1, 0, False, []), m.Receipt(9),
+            m.HelloOk(0, b"", b"", 1, {}), m.Confirm(0, [[1, 9]], []), m.Tasks(1, 0, []), m.Receipt(9),
             m.Recall(0, 9), m.NeedHello(b""), m.Malformed("?"), m.States(1, []), m.Replies(1, {}, {}),
         )  # fmt: skip
     client.says(m.Recalled(0, slot.pid, 0, 9), m.SlotLost(0, slot.pid, 1, "lies", True), m.Quiet("n"))

@@ -18,19 +18,11 @@ def test_leases_are_numbered_on_from_what_the_slot_has_seen(router, client):
     assert list(slot.held) == [41, 42]
 
 
-def test_tasks_say_whether_more_wait(router, client):
-    slot = router.slot()
-    client.calls(500)
-    (tasks,) = slot.take(m.Tasks)
-    assert tasks.more
-    assert len(tasks.tasks) < 500
-
-
-def test_tasks_say_when_no_more_wait_and_nothing_is_receipted(router, client):
+def test_tasks_are_numbered_from_one_where_nothing_is_receipted(router, client):
     slot = router.slot()
     client.calls(2)
     (tasks,) = slot.take(m.Tasks)
-    assert (tasks.first_lease, tasks.receipt, tasks.more, len(tasks.tasks)) == (1, 0, False, 2)
+    assert (tasks.first_lease, tasks.receipt, len(tasks.tasks)) == (1, 0, 2)
 
 
 def test_a_receipt_is_told_once(router, client):

@@ -68,7 +68,7 @@ def test_a_task_is_leased_when_its_eta_has_come(router, client):
         pytest.param(lambda router: router.receive([]), id="messages"),
         pytest.param(lambda router: router.process_ended(99), id="a death"),
         pytest.param(
-            lambda router: router._do(router.owner.undelivered(b"nobody", m.Tasks(1, 0, False, []), router.now)),
+            lambda router: router._do(router.owner.undelivered(b"nobody", m.Tasks(1, 0, []), router.now)),
             id="a message that could not be handed over",
         ),
         pytest.param(

@@ -26,7 +26,7 @@ def work(make):
 def test_leases_are_run_in_the_order_of_their_numbers_and_with_their_own_frames(work):
     # Given two messages with tasks, some of which have frames
     records = [assignment(1, n_frames=2), assignment(2), assignment(3, n_frames=1)]
-    work.take(m.Tasks(1, 0, False, records), (b"a", b"b", b"c"))
+    work.take(m.Tasks(1, 0, records), (b"a", b"b", b"c"))
     work.take(tasks(4, 1), ())
 
     # When they are taken, then each has what is its own
@@ -85,7 +85,7 @@ def test_what_was_returned_is_said_again_until_it_is_receipted(work):
 
 def test_an_outcome_goes_to_its_owner_and_to_its_caller(work):
     # Given tasks of two callers, one of whom wants no result
-    work.take(m.Tasks(1, 0, False, [assignment(1), assignment(2, caller=OTHER), assignment(3), assignment(4)]), ())
+    work.take(m.Tasks(1, 0, [assignment(1), assignment(2, caller=OTHER), assignment(3), assignment(4)]), ())
     work.waiting[3].record[3] = Flag.IGNORE_RESULT
     for _ in range(4):
         run(work)
@@ -104,20 +104,6 @@ def test_an_ignored_result_travels_without_its_body(work):
     run(work, body=b"large", frames=(b"frame",))
     (ended,), _ = work.take_unsent(0.0)
     assert (ended.record[4:6], ended.frames) == ([b"", 0], ())
-
-
-def test_callers_may_be_told_before_the_owner_and_are_not_told_twice(work):
-    # Given an outcome of which the caller has been told
-    work.take(tasks(1, 2), ())
-    run(work)
-    assert [one.record[0] for one in work.take_results()[CALLER]] == [1]
-    assert work.take_results() == {}
-
-    # When another one ends, and everything is sent
-    run(work)
-
-    # Then the owner gets both, and the caller only what is new
-    assert send(work) == ([1, 2], {CALLER: [2]})
 
 
 def test_messages_carry_records_and_their_frames_in_order(work):
@@ -168,7 +154,7 @@ def test_a_task_that_asks_for_another_run_says_so_to_its_owner_alone(work):
 )
 def test_outcomes_go_before_the_next_task_unless_that_is_tiny_and_they_are_young(work, known_us, ran, mono_s, must):
     # Given an outcome that has not been sent, and what is known of the next task
-    work.take(m.Tasks(1, 0, False, [assignment(1, "before"), assignment(2, "first"), assignment(3, "next")]), ())
+    work.take(m.Tasks(1, 0, [assignment(1, "before"), assignment(2, "first"), assignment(3, "next")]), ())
     if known_us is not None:
         work.waiting[0].record[1] = "next"
         run(work, runtime_us=known_us)
@@ -204,31 +190,6 @@ def test_one_slow_run_is_remembered_for_a_while(work):
         work.take(tasks(work.last_lease + 1, 1), ())
         run(work, runtime_us=10)
     assert not work.must_send_before(work.waiting[0], 0.0)
-
-
-@pytest.mark.parametrize(
-    ("more", "ran", "mono_s", "can_wait"),
-    [
-        pytest.param(False, {}, HOLD_S * 0.9, True, id="a tiny outcome, and nothing waits"),
-        pytest.param(True, {}, 0.0, False, id="more tasks wait at the router"),
-        pytest.param(False, {}, HOLD_S, False, id="it is old"),
-        pytest.param(False, {"runtime_us": TINY_US}, 0.0, False, id="it is not tiny"),
-        pytest.param(False, {"frames": (b"x",)}, 0.0, False, id="it has frames"),
-    ],
-)
-def test_the_owner_can_wait_where_nothing_depends_on_it(work, more, ran, mono_s, can_wait):
-    work.take(tasks(1, 1, more=more), ())
-    run(work, 50.0, **ran)
-    assert work.owner_can_wait(50.0 + mono_s) == can_wait
-    assert work.next_deadline_mono_s() == 50.0 + HOLD_S
-
-
-def test_the_owner_can_not_wait_with_what_it_has_to_pass_on(work):
-    work.take(tasks(1, 1), ())
-    run(work)
-    (ended,) = work.take_results()[CALLER]
-    ended.record[6] = False
-    assert not work.owner_can_wait(0.0)
 
 
 # --- receipts ------------------------------------------------------------------------------------

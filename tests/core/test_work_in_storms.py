@@ -122,7 +122,6 @@ def test_every_lease_is_run_or_returned_and_every_outcome_arrives_whatever_is_lo
         pytest.param(lambda work: work.waiting.reverse(), id="leases out of order"),
         pytest.param(lambda work: setattr(work, "last_lease", 1), id="a lease beyond the last"),
         pytest.param(lambda work: setattr(work, "_resend_mono_s", 5.0), id="a resend of nothing"),
-        pytest.param(lambda work: setattr(work, "_told", 1), id="callers told of more than there is"),
     ],
 )
 def test_the_check_finds_damage(damage):

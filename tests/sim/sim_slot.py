@@ -73,7 +73,7 @@ class SimSlot(Process):
 
     def _between(self) -> None:
         if not (self.work.waiting and self.joined):
-            self._flush_idle()
+            self._flush()
             self._receive()
 
     def next_deadline(self) -> float | None:
@@ -167,18 +167,12 @@ class SimSlot(Process):
 
     # --- outcomes --------------------------------------------------------------------------------
 
-    def _flush_idle(self) -> None:
-        work = self.work
-        if not work.has_unsent:
-            return
-        self._tell_callers(work.take_results())
-        if self._ending_by_s is not None or not work.owner_can_wait(self.timeline.mono_s):
-            self._flush()
-
     def _flush(self) -> None:
+        if not self.work.has_unsent:
+            return
         unsent, by_caller = self.work.take_unsent(self.timeline.mono_s)
         self._tell_callers(by_caller)
-        if unsent and self.joined:
+        if self.joined:
             self._router.send(*outcomes_message(unsent))
 
     def _tell_callers(self, by_caller: dict[bytes, list[Ended]]) -> None:

@@ -128,7 +128,7 @@ def test_a_message_lost_between_others_is_noticed_by_the_gap_in_the_numbers() ->
     held = scene.router.owner.dispatch.consumers[scene.slot._router.peer].held
     last = max(held)
     # A grant that never comes: the numbers jump.
-    scene.slot._router._inbox.append(scene.slot.wire.parcel(m.Tasks(last + 3, 0, False, []), ()))
+    scene.slot._router._inbox.append(scene.slot.wire.parcel(m.Tasks(last + 3, 0, []), ()))
 
     scene.until(lambda: not scene.slot.busy)
     scene.pass_time(0.01)
@@ -251,7 +251,7 @@ def test_a_process_that_hears_hello_ok_from_a_dead_router_looks_for_its_successo
 def test_a_slot_that_has_to_join_anew_listens_though_it_holds_tasks(scene: Scene) -> None:
     router, slot = scene.slot._router, scene.slot
     record = [b"x" * 16, "task", 0, 0, b"10,0,0", 0, None]
-    router.put(slot.wire.parcel(m.Tasks(slot.work.last_lease + 1, 0, False, [record]), ()))
+    router.put(slot.wire.parcel(m.Tasks(slot.work.last_lease + 1, 0, [record]), ()))
     router.put(slot.wire.parcel(m.NeedHello(b"boot"), ()))
     scene.pass_time(0.1)
 

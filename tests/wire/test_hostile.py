@@ -321,7 +321,7 @@ def forge(place: locate.Place, task_id: bytes) -> None:
         slot.joins(Role.SLOT, place.mesh, slot_info)
         stranger.say(messages.Outcomes([[1, task_id, 0, 1, b"forged", 0, False]]))
         for one in (stranger, slot):
-            one.say(messages.Tasks(1, 1, False, [[task_id, "f", 0, 0, b"", 0, None]]))
+            one.say(messages.Tasks(1, 1, [[task_id, "f", 0, 0, b"", 0, None]]))
             for said in FORGED_AT_THE_INBOX:
                 one.say(said)
             one.heard_out()
