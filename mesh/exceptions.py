@@ -227,6 +227,35 @@ class QueueFull(OperationalError):
         super().__init__(f"the router refused a task for queue {queue!r}: {reason}")
 
 
+class TaskIdTaken(OperationalError):
+    """A call's own id belongs to another call that the router still knows."""
+
+    def __init__(self, task_id: str) -> None:
+        self.task_id = task_id
+        super().__init__(
+            f"the router refused a task: its id {task_id!r} is taken by another call; give another id, or none"
+        )
+
+
+class JournalUnavailable(OperationalError):
+    """The disk did not take, or did not give back, what is to survive the router. Nothing of it is half there."""
+
+    def __init__(self, path: str, reason: str, remedy: str) -> None:
+        self.path, self.reason, self.remedy = path, reason, remedy
+        super().__init__(f"the journal {path} can't be used: {reason}. {remedy}")
+
+
+class NewerJournal(MeshError):
+    """A journal that a later release of mesh has written. It was left as it is."""
+
+    def __init__(self, path: str, found: int, known: int) -> None:
+        self.path, self.found, self.known = path, found, known
+        super().__init__(
+            f"the journal {path} has schema {found}, and this release knows up to {known}; nothing was changed. "
+            "Install the release that wrote it or a later one; or move the file away, and the tasks in it wait there."
+        )
+
+
 class TimeoutError(MeshError, builtins.TimeoutError):
     """A wait that ended before what it waited for. The task itself goes on."""
 
