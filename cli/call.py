@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from mesh.exceptions import MeshError
+from mesh.settings import DURABILITIES
 from mesh.states import SUCCESS
 
 from . import exit_codes, text
@@ -69,6 +70,7 @@ def seconds_or_time(text: str) -> float | str:
     "--expires", metavar="S|TIME", type=seconds_or_time, help="Do not begin after this many seconds, or this time."
 )
 @click.option("--priority", type=click.IntRange(0, 9), help="0 to 9; higher goes first.")
+@click.option("--durability", type=click.Choice(DURABILITIES), help="What the call is to survive once it is confirmed.")
 @click.option("--task-id", metavar="ID", help="An id of your own.")
 @click.option("--wait", is_flag=True, help="Wait for the value and print it.")
 @click.option("--timeout", metavar="S", type=click.FloatRange(min=0), help="With --wait: seconds to wait at most.")

@@ -17,7 +17,7 @@ from typing import Any, Final
 import click
 
 from mesh import body_types, messages, slot_page
-from mesh.settings import SETTINGS, SettingSpec
+from mesh.settings import ROUTER_SETTINGS, SETTINGS, SettingSpec
 from mesh.states import PHASE_MOVES, Phase, Status
 from mesh_cli import exit_codes
 from mesh_cli.root import COMMANDS, root
@@ -45,13 +45,9 @@ Set them as `app.conf.NAME = value` or `app.conf.update(NAME=value)`. Three have
 raises at once. Where a setting names an environment variable, the variable has the last word.
 
 A setting marked *fixed* can't change while the app's client is connected: set it before the first call, or after
-`app.close()`. Those marked *router* are the router's: one that was started on demand runs on the defaults, and
-`mesh -A APP router` runs on the app's settings.
+`app.close()`. Those marked *router* are the router's: one that was started on demand runs on the settings of whoever
+started it, and `mesh -A APP router` on the app's.
 """
-#: Read by the router and by nobody else.
-_OF_ROUTERS: Final = frozenset(
-    {"result_expires", "results_max_bytes", "crash_budget", "lost_budget", "queue_max_tasks", "router_idle_exit"}
-)
 
 
 def settings() -> str:
@@ -60,7 +56,7 @@ def settings() -> str:
 
 
 def _setting(spec: SettingSpec) -> str:
-    marks = [mark for mark, holds in (("fixed", spec.fixed), ("router", spec.name in _OF_ROUTERS)) if holds]
+    marks = [mark for mark, holds in (("fixed", spec.fixed), ("router", spec.name in ROUTER_SETTINGS)) if holds]
     facts = [f"Default: `{spec.default!r}`", f"unit: {spec.unit}", f"allowed: {spec.allowed}"]
     facts += [f"variable: `{spec.variable}`"] if spec.variable else []
     facts += [f"*{', '.join(marks)}*"] if marks else []

@@ -39,6 +39,7 @@ _TASK_OPTIONS: Final = (
     "throws",
     "max_retries",
     "default_retry_delay",
+    "delivery_mode",
     "typing",
     "shared",
     "lazy",
@@ -106,9 +107,10 @@ class Mesh:
         """Makes a task of a function, as a decorator with or without options.
 
         Options: `name`; `bind` (the task itself is the first argument); `queue`, `priority`, `expires`,
-        `ignore_result`, `track_started` and `acks_late`, as in a call; `max_retries` (3; None is without end)
-        and `default_retry_delay` (180 s), for `self.retry()`; `throws` (exceptions that are expected and no
-        news for the log); `typing=False` (arguments are not checked before they are sent).
+        `ignore_result`, `track_started`, `acks_late` and `durability` (or `delivery_mode`), as in a call;
+        `max_retries` (3; None is without end) and `default_retry_delay` (180 s), for `self.retry()`; `throws`
+        (exceptions that are expected and no news for the log); `typing=False` (arguments are not checked before they
+        are sent).
 
         Raises:
             UnknownOption, OptionNotAvailable: a keyword that is no option of mesh.
@@ -253,6 +255,7 @@ class Mesh:
         if not callable(function):
             raise InvalidCall("function", function, "a function to @app.task; name its options: @app.task(name=...)")
         name = options.pop("name", None) or self._name_of(function)
+        options["durability"] = calling.said_durability(options.get("durability"), options.pop("delivery_mode", None))
         ours = TaskOptions(**{field: options.pop(field, None) for field in TaskOptions._fields})
         options.pop("shared", None), options.pop("lazy", None)
         task: Task[..., Any] = Task(self, function, name, ours, **options)

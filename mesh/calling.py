@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 from mesh import celery_names, ids
 from mesh.exceptions import InvalidCall, UnserialisableArgument
 from mesh.messages import Flag
-from mesh.settings import PRIORITY_RULE, QUEUE_NAME_RULE, Settings, is_queue_name
+from mesh.settings import DURABILITIES, DURABILITY_RULE, PRIORITY_RULE, QUEUE_NAME_RULE, Settings, is_queue_name
 
 _WHEN_RULE: Final = "a datetime or an ISO 8601 text"
 _EXPIRES_RULE: Final = f"seconds from now, {_WHEN_RULE}"
@@ -17,6 +17,10 @@ ID_CHARS_MAX: Final = 255
 IGNORE_RESULT: Final = int(Flag.IGNORE_RESULT)
 TRACK_STARTED: Final = int(Flag.TRACK_STARTED)
 EARLY_ACK: Final = int(Flag.EARLY_ACK)
+KEEP_RESULT: Final = int(Flag.KEEP_RESULT)
+#: {durability: the flag that asks for it}
+_DURABILITY_FLAGS: Final = {"none": int(Flag.TRANSIENT), "journaled": 0, "synced": int(Flag.SYNCED)}
+_ANY_DURABILITY: Final = int(Flag.TRANSIENT) | int(Flag.SYNCED)
 
 
 class TaskOptions(NamedTuple):
@@ -27,6 +31,7 @@ class TaskOptions(NamedTuple):
     ignore_result: bool | None = None
     track_started: bool | None = None
     acks_late: bool | None = None
+    durability: str | None = None
     expires: Any = None  #: as in a call; seconds count from each call
 
 
@@ -53,6 +58,8 @@ def defaults_of(options: TaskOptions, settings: Settings) -> Defaults:
     flags = IGNORE_RESULT * _either(options.ignore_result, settings.task_ignore_result)
     flags |= TRACK_STARTED * _either(options.track_started, settings.task_track_started)
     flags |= EARLY_ACK * (not _either(options.acks_late, settings.task_acks_late))
+    flags |= KEEP_RESULT * settings.result_persistent
+    flags |= _DURABILITY_FLAGS[settings.task_durability if options.durability is None else options.durability]
     return Defaults(
         settings.task_default_queue if options.queue is None else options.queue,
         settings.task_default_priority if options.priority is None else options.priority,
@@ -78,6 +85,8 @@ def call_options(
     ignore_result: bool | None = None,
     track_started: bool | None = None,
     acks_late: bool | None = None,
+    durability: str | None = None,
+    delivery_mode: int | str | None = None,
     headers: Mapping[str, Any] | None = None,
 ) -> CallOptions:
     """The options of one call over the defaults of its task. Times become wall seconds.
@@ -100,6 +109,9 @@ def call_options(
     flags = _flag(defaults.flags, IGNORE_RESULT, "ignore_result", ignore_result)
     flags = _flag(flags, TRACK_STARTED, "track_started", track_started)
     flags = flags if acks_late is None else _flag(flags, EARLY_ACK, "acks_late", acks_late, inverted=True)
+    level = said_durability(durability, delivery_mode)
+    if level is not None:
+        flags = flags & ~_ANY_DURABILITY | _DURABILITY_FLAGS[level]
     return CallOptions(
         defaults.queue if queue is None else check_queue(queue),
         defaults.priority if priority is None else check_priority(priority),
@@ -123,6 +135,25 @@ def check_priority(priority: Any) -> int:
     if not isinstance(priority, int) or isinstance(priority, bool) or not 0 <= priority <= 9:
         raise InvalidCall("priority", priority, PRIORITY_RULE)
     return int(priority)
+
+
+def check_durability(durability: Any) -> str:
+    """What a call is to survive. Raises InvalidCall."""
+    if durability not in DURABILITIES:
+        raise InvalidCall("durability", durability, DURABILITY_RULE)
+    return str(durability)
+
+
+def said_durability(durability: Any, delivery_mode: Any) -> str | None:
+    """The durability that is asked for in this or in Celery's way; None where nothing is said. Raises InvalidCall."""
+    if delivery_mode is None:
+        return None if durability is None else check_durability(durability)
+    if durability is not None:
+        raise InvalidCall("delivery_mode", delivery_mode, "either durability or delivery_mode, not both")
+    try:
+        return celery_names.durability_of(delivery_mode)
+    except ValueError:
+        raise InvalidCall("delivery_mode", delivery_mode, celery_names.DELIVERY_MODE_RULE) from None
 
 
 def check_expires(expires: Any) -> Any:
@@ -258,7 +289,7 @@ def _zoned(naive: Any, settings: Settings) -> Any:
 #: What apply_async takes beside the arguments.
 NAMES: Final = (
     *("task_id", "queue", "priority", "countdown", "eta", "expires", "ignore_result", "track_started", "acks_late"),
-    *("headers", "confirm"),
+    *("durability", "delivery_mode", "headers", "confirm"),
 )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Final
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final, NamedTuple
 
 from mesh.exceptions import OptionNotAvailable, UnknownOption
 
@@ -19,6 +19,40 @@ def _table(*rows: tuple[str, str]) -> dict[str, str]:
     return {name: instead for names, instead in rows for name in names.split()}
 
 
+#: {Celery's delivery mode: the durability that it asks for}
+_DELIVERY_MODES: Final = {1: "none", "transient": "none", 2: "journaled", "persistent": "journaled"}
+DELIVERY_MODE_RULE: Final = "2 or 'persistent' (durability 'journaled'), or 1 or 'transient' ('none')"
+
+
+def durability_of(delivery_mode: Any) -> str:
+    """The durability that a delivery mode of Celery's asks for. Raises ValueError."""
+    if not isinstance(delivery_mode, int | str) or isinstance(delivery_mode, bool):
+        raise ValueError
+    durability = _DELIVERY_MODES.get(delivery_mode)
+    if durability is None:
+        raise ValueError
+    return durability
+
+
+def delivery_mode_of(durability: str) -> int:
+    """The delivery mode that Celery has for it."""
+    return 1 if durability == "none" else 2
+
+
+class Alias(NamedTuple):
+    """A setting that has another name and other values here."""
+
+    name: str  #: here
+    allowed: str
+    ours: Callable[[Any], Any]  #: value there -> value here, or ValueError
+    theirs: Callable[[Any], Any]  #: value here -> value there
+
+
+#: {setting of Celery's: what it is here}
+SETTING_ALIASES: Final = {
+    "task_default_delivery_mode": Alias("task_durability", DELIVERY_MODE_RULE, durability_of, delivery_mode_of),
+}
+
 #: {setting: what to do instead}
 SETTINGS: Final = _table(
     (
@@ -30,8 +64,8 @@ SETTINGS: Final = _table(
         "broker_read_url broker_write_url broker_connection_retry broker_connection_retry_on_startup "
         "broker_connection_max_retries broker_pool_limit broker_pool_acquire_timeout broker_heartbeat "
         "broker_failover_strategy broker_use_ssl broker_transport_options broker_login_method task_publish_retry "
-        "task_publish_retry_policy task_default_delivery_mode task_queue_max_priority control_queue_ttl "
-        "control_queue_expires event_queue_ttl event_queue_expires result_persistent result_chord_join_timeout "
+        "task_publish_retry_policy task_queue_max_priority control_queue_ttl "
+        "control_queue_expires event_queue_ttl event_queue_expires result_chord_join_timeout "
         "result_chord_retry_interval result_backend_always_retry result_backend_transport_options override_backends "
         "worker_enable_prefetch_count_reduction",
         _NO_BROKER,
@@ -79,7 +113,7 @@ TASK_OPTIONS: Final = _table(
 CALL_OPTIONS: Final = _table(
     ("serializer compression", _ENCODING),
     ("exchange exchange_type routing_key", _QUEUE),
-    ("retry retry_policy producer connection delivery_mode timeout confirm_timeout publisher mandatory", _NO_BROKER),
+    ("retry retry_policy producer connection timeout confirm_timeout publisher mandatory", _NO_BROKER),
     (
         "time_limit soft_time_limit link link_error add_to_parent shadow argsrepr kwargsrepr group_id group_index "
         "root_id parent_id chord chain reply_to retries stamped_headers",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from mesh import celery_names
-from mesh.exceptions import SettingNotAvailable, SettingsInUse, UnknownSetting
+from mesh.exceptions import InvalidSetting, SettingNotAvailable, SettingsInUse, UnknownSetting
 from mesh.settings import SETTINGS, Settings, SettingSpec, check
 
 _SPECS: Final = {spec.name: spec for spec in SETTINGS}
@@ -39,7 +39,8 @@ class Conf:
             UnknownSetting, SettingNotAvailable, InvalidSetting, UnsupportedURL: a key or value that can't be.
             SettingsInUse: the app's client already works with another value.
         """
-        checked = {name: self._checked(name, value) for name, value in {**(values or {}), **more}.items()}
+        said = dict(_ours(name, value) for name, value in {**(values or {}), **more}.items())
+        checked = {name: self._checked(name, value) for name, value in said.items()}
         self._values.update(checked)
         self._changed()
 
@@ -57,8 +58,7 @@ class Conf:
 
     def get(self, name: str, default: Any = None) -> Any:
         """The value of a setting, or `default` for a key that is no setting."""
-        spec = _SPECS.get(name)
-        return default if spec is None else self[name]
+        return self[name] if name in _SPECS or name in celery_names.SETTING_ALIASES else default
 
     def keys(self) -> list[str]:
         """The names of all settings."""
@@ -76,6 +76,9 @@ class Conf:
         return checked
 
     def __getitem__(self, name: str) -> Any:
+        alias = celery_names.SETTING_ALIASES.get(name)
+        if alias is not None:
+            return alias.theirs(self[alias.name])
         return getattr(self.freeze(), _spec(name).name)
 
     def __setitem__(self, name: str, value: Any) -> None:
@@ -106,6 +109,17 @@ class Conf:
 def _from_environment() -> dict[str, Any]:
     found = ((spec, os.environ.get(spec.variable)) for spec in SETTINGS if spec.variable)
     return {spec.name: check(spec, value) for spec, value in found if value}
+
+
+def _ours(name: str, value: Any) -> tuple[str, Any]:
+    """A setting and its value, from what it is called in Celery where that differs."""
+    alias = celery_names.SETTING_ALIASES.get(name)
+    if alias is None:
+        return name, value
+    try:
+        return alias.name, alias.ours(value)
+    except ValueError:
+        raise InvalidSetting(name, value, alias.allowed) from None
 
 
 def _spec(name: str) -> SettingSpec:

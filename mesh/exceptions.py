@@ -228,12 +228,13 @@ class QueueFull(OperationalError):
 
 
 class TaskIdTaken(OperationalError):
-    """A call's own id belongs to another call that the router still knows."""
+    """The router refused a task because it knows another one of the same id."""
 
     def __init__(self, task_id: str) -> None:
         self.task_id = task_id
         super().__init__(
-            f"the router refused a task: its id {task_id!r} is taken by another call; give another id, or none"
+            f"the router refused a task: task_id {task_id!r} is taken by an earlier call. "
+            f"Read that one with app.AsyncResult({task_id!r}), or give another id."
         )
 
 
@@ -243,6 +244,16 @@ class JournalUnavailable(OperationalError):
     def __init__(self, path: str, reason: str, remedy: str) -> None:
         self.path, self.reason, self.remedy = path, reason, remedy
         super().__init__(f"the journal {path} can't be used: {reason}. {remedy}")
+
+
+class NotJournaled(JournalUnavailable):
+    """The router refused a task because its journal does not take it now."""
+
+    def __init__(self, task: str, reason: str) -> None:
+        self.task = task
+        remedy = "Send it again later; calls with durability='none' are taken meanwhile."
+        self.path, self.reason, self.remedy = "", reason, remedy
+        OperationalError.__init__(self, f"the router refused task {task!r}: {reason.rstrip('.')}. {remedy}")
 
 
 class NewerJournal(MeshError):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
-from mesh.messages import Buffer, Replies
+from mesh.messages import Buffer, Durability, Replies
 
 
 class Ending(NamedTuple):
@@ -30,7 +30,7 @@ class TaskState(NamedTuple):
 class PendingCall:
     """A call that this process made or watches. The client's reactor fills it in; others only read."""
 
-    __slots__ = ("__weakref__", "confirmed", "custom_id", "ending", "failure", "task_id", "waiter")
+    __slots__ = ("__weakref__", "confirmed", "custom_id", "durability", "ending", "failure", "task_id", "waiter")
 
     def __init__(self, task_id: bytes, custom_id: str | None = None) -> None:
         self.task_id = task_id
@@ -39,6 +39,8 @@ class PendingCall:
         self.ending: Ending | None = None
         #: The router has answered for it (or has refused it: see `failure`).
         self.confirmed = False
+        #: Which level the confirm vouched for; None until then.
+        self.durability: Durability | None = None
         #: Why it was never accepted, or can't be answered. Raised by whoever waits.
         self.failure: Exception | None = None
         #: Set while a thread waits that is not the reactor's owner.

@@ -163,6 +163,15 @@ class AsyncResult(Generic[R]):
             raise _clean(pending.failure)
         return pending.confirmed or pending.ending is not None
 
+    @property
+    def durability(self) -> str | None:
+        """What the call survives, by its router's confirm: "none", "journaled" or "synced".
+
+        None before the confirm, and for a call that somebody else made.
+        """
+        level = self._pending.durability if self._pending is not None else None
+        return None if level is None else level.name.lower()
+
     # --- looking -----------------------------------------------------------------------------------
 
     @property

@@ -12,6 +12,8 @@ _SCHEME: Final = "mesh://"
 _QUEUE_CHARS_MAX: Final = 200
 QUEUE_NAME_RULE: Final = "a queue name of 1 to 200 characters without spaces and commas that does not begin with '-'"
 PRIORITY_RULE: Final = "a whole number from 0 to 9; higher runs first"
+DURABILITIES: Final = ("none", "journaled", "synced")
+DURABILITY_RULE: Final = "'none', 'journaled' or 'synced'"
 
 
 class Settings(NamedTuple):
@@ -27,14 +29,22 @@ class Settings(NamedTuple):
     task_ignore_result: bool = False
     task_track_started: bool = False
     task_acks_late: bool = True
+    task_durability: str = "journaled"
     publish_unconfirmed_max: int = 100_000
     publish_timeout: float = 10.0
     result_expires: float | None = 86_400.0
     results_max_bytes: int = 256 << 20
+    result_persistent: bool = False
     worker_concurrency: int | None = None
     crash_budget: int = 3
     lost_budget: int = 20
     queue_max_tasks: int = 20_000_000
+    queue_max_bytes: int = 8 << 30
+    queue_resident: int = 100_000
+    queue_max_age: float | None = None
+    dead_letters_max: int = 10_000
+    dead_letters_max_bytes: int = 64 << 20
+    journal: bool = True
     router_idle_exit: float | None = 60.0
     timezone: str | None = None
     enable_utc: bool = True
@@ -47,6 +57,12 @@ ROUTER_SETTINGS: Final = (
     "crash_budget",
     "lost_budget",
     "queue_max_tasks",
+    "queue_max_bytes",
+    "queue_resident",
+    "queue_max_age",
+    "dead_letters_max",
+    "dead_letters_max_bytes",
+    "journal",
     "router_idle_exit",
 )
 
@@ -83,6 +99,12 @@ def _boolean(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError
     return value
+
+
+def _durability(value: Any) -> str:
+    if value not in DURABILITIES:
+        raise ValueError
+    return str(value)
 
 
 def _whole(least: int, most: int | None = None) -> Callable[[Any], int]:
@@ -233,6 +255,13 @@ SETTINGS: Final[tuple[SettingSpec, ...]] = (
         _boolean, fixed=False,
     ),
     SettingSpec(
+        "task_durability", "level", DURABILITY_RULE,
+        "What a confirmed call survives. 'none': the death of its router as long as the caller lives. 'journaled': the "
+        "death of every process of the host. 'synced': loss of power too, and its confirm waits for the disk. "
+        "'journaled', because it costs calls no time.",
+        _durability, fixed=False,
+    ),
+    SettingSpec(
         "publish_unconfirmed_max", "calls", "a whole number from 1 to 10000000",
         "How many calls may wait for the router's confirmation before apply_async blocks. 100 000 small calls are "
         "about 50 MB and one to two seconds of a router's work.",
@@ -256,6 +285,12 @@ SETTINGS: Final[tuple[SettingSpec, ...]] = (
         _whole(1 << 20),
     ),
     SettingSpec(
+        "result_persistent", "bool", "True or False",
+        "Keep outcomes in the journal until `result_expires` though their callers have received them. Off, as in "
+        "Celery: what its caller has is seldom read again, and then from memory.",
+        _boolean, fixed=False,
+    ),
+    SettingSpec(
         "worker_concurrency", "slots", "a whole number from 1, or None for the number of CPUs",
         "Slots of a node that is started without -c.",
         _optional(_whole(1)),
@@ -277,6 +312,40 @@ SETTINGS: Final[tuple[SettingSpec, ...]] = (
         "How many unfinished tasks a router holds before it refuses more (QueueFull). 20 million small ones are about "
         "10 GB.",
         _whole(1),
+    ),
+    SettingSpec(
+        "queue_max_bytes", "bytes", "a whole number from 1",
+        "How many bytes of arguments unfinished tasks may have in a router before it refuses more (QueueFull). 8 GiB "
+        "are most of a small machine's disk that is spare, and 400 bytes for each of 20 million tasks.",
+        _whole(1),
+    ),
+    SettingSpec(
+        "queue_resident", "tasks", "a whole number from 1",
+        "How many tasks a router keeps in memory; beyond that the ends of long queues stay on disk alone until their "
+        "turn comes nearer. 100 000 small ones are about 60 MB.",
+        _whole(1),
+    ),
+    SettingSpec(
+        "queue_max_age", "s", "seconds, a timedelta, or None for no limit",
+        "How long a task may wait in a queue before it is a dead letter, with the cause 'too old'. No limit, because "
+        "a queue may be long on purpose; `expires` says it for one call.",
+        _seconds_or_never,
+    ),
+    SettingSpec(
+        "dead_letters_max", "tasks", "a whole number from 0",
+        "How many dead letters a router keeps; the oldest go first. 10 000 are more than anybody looks through.",
+        _whole(0),
+    ),
+    SettingSpec(
+        "dead_letters_max_bytes", "bytes", "a whole number from 0",
+        "How many bytes dead letters may take; the oldest go first. 64 MiB are 6 KiB for each of 10 000.",
+        _whole(0),
+    ),
+    SettingSpec(
+        "journal", "bool", "True or False",
+        "Write what is to survive the router to disk. False writes nothing: every call has the level 'none', "
+        "whatever it asks for.",
+        _boolean,
     ),
     SettingSpec(
         "router_idle_exit", "s", "seconds, or None for never",

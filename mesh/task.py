@@ -74,6 +74,7 @@ class Task(Generic[P, R]):
     ignore_result: bool | None
     track_started: bool | None
     acks_late: bool | None
+    durability: str | None
     expires: Any
     max_retries: int | None  #: None: without end
     default_retry_delay: float  #: seconds
@@ -154,6 +155,8 @@ class Task(Generic[P, R]):
         ignore_result: bool | None = None,
         track_started: bool | None = None,
         acks_late: bool | None = None,
+        durability: str | None = None,
+        delivery_mode: int | str | None = None,
         headers: Mapping[str, Any] | None = None,
         confirm: bool = False,
         **unknown: Any,
@@ -161,8 +164,9 @@ class Task(Generic[P, R]):
         """Sends a call with options of its own. Any thread may call it.
 
         `countdown` is in seconds; `eta` a datetime or ISO 8601 text; `expires` either. A time without a zone is read in
-        the setting `timezone`, which is UTC unless set. `priority` is 0 to 9, higher first. `confirm` waits until the
-        router answers for the call, for `publish_timeout` at most.
+        the setting `timezone`, which is UTC unless set. `priority` is 0 to 9, higher first. `durability` is what the
+        call survives once it is confirmed: "none", "journaled" or "synced"; `delivery_mode` is Celery's way to say it.
+        `confirm` waits until the router answers for the call, for `publish_timeout` at most.
 
         Raises:
             InvalidCall: an option that can't be, or countdown together with eta.
@@ -189,6 +193,8 @@ class Task(Generic[P, R]):
             ignore_result=ignore_result,
             track_started=track_started,
             acks_late=acks_late,
+            durability=durability,
+            delivery_mode=delivery_mode,
             headers=headers,
         )
         return send(self.app, self.name, positional, named, options, confirm)
@@ -249,9 +255,7 @@ class Task(Generic[P, R]):
 
     def _prepare(self) -> _Plan:
         client, checked = self.app.client, self.typing
-        options = TaskOptions(
-            self.queue, self.priority, self.ignore_result, self.track_started, self.acks_late, self.expires
-        )
+        options = TaskOptions(*[getattr(self, option) for option in TaskOptions._fields])
         defaults = calling.defaults_of(options, self.app.settings)
         plan = _Plan(
             submit=client.submit,
@@ -295,6 +299,7 @@ _CHECKS: Final[dict[str, Callable[[Any], Any]]] = {
     "ignore_result": lambda value: calling.check_boolean("ignore_result", value),
     "track_started": lambda value: calling.check_boolean("track_started", value),
     "acks_late": lambda value: calling.check_boolean("acks_late", value),
+    "durability": calling.check_durability,
     "max_retries": calling.check_retries,
     "default_retry_delay": calling.check_delay,
 }

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from mesh import Mesh, ids
 from mesh.bodies import decode_call, encode_value
 from mesh.interfaces import Ending, PendingCall, TaskState
+from mesh.messages import Durability
 from mesh.remote_errors import encode_exception
 from mesh.settings import Settings
 from mesh.states import Status
@@ -91,9 +92,10 @@ class Recorder:
             pending.ending = ending
             self._news.notify_all()
 
-    def confirms(self, pending: PendingCall) -> None:
+    def confirms(self, pending: PendingCall, level: Durability = Durability.JOURNALED) -> None:
         with self._news:
             pending.confirmed = True
+            pending.durability = level
             self._news.notify_all()
 
     def refuses(self, pending: PendingCall, error: Exception) -> None:

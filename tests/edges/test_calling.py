@@ -145,6 +145,8 @@ def test_what_a_task_throws_is_told_to_the_slot(app):
         pytest.param({"throws": "ValueError"}, ex.InvalidCall, "exception classes", id="a text for exceptions"),
         pytest.param({"name": 7}, ex.InvalidCall, "a task name", id="a number for a name"),
         pytest.param({"bind": "yes"}, ex.InvalidCall, "True or False", id="a text for a switch"),
+        pytest.param({"durability": "disk"}, ex.InvalidCall, "'journaled'", id="a durability that is none"),
+        pytest.param({"delivery_mode": 3}, ex.InvalidCall, "'persistent'", id="a delivery mode that is none"),
     ],
 )
 def test_an_option_that_cannot_be_is_refused_where_the_task_is_defined(app, options, error, words):
@@ -229,6 +231,16 @@ def test_apply_async_sends_the_options_of_the_call(app, add):
         pytest.param({"acks_late": False}, {}, Flag.EARLY_ACK, id="early ack by the task"),
         pytest.param({}, {"acks_late": False}, Flag.EARLY_ACK, id="early ack by the call"),
         pytest.param({"acks_late": False}, {"acks_late": True}, Flag.NONE, id="late ack by the call"),
+        pytest.param({}, {"durability": "none"}, Flag.TRANSIENT, id="not journaled"),
+        pytest.param({}, {"durability": "synced"}, Flag.SYNCED, id="synced"),
+        pytest.param({"durability": "synced"}, {}, Flag.SYNCED, id="synced by the task"),
+        pytest.param({"durability": "synced"}, {"durability": "none"}, Flag.TRANSIENT, id="not journaled by the call"),
+        pytest.param({"durability": "none"}, {"durability": "journaled"}, Flag.NONE, id="journaled by the call"),
+        pytest.param({}, {"delivery_mode": 1}, Flag.TRANSIENT, id="transient by its number"),
+        pytest.param({}, {"delivery_mode": "transient"}, Flag.TRANSIENT, id="transient"),
+        pytest.param({"delivery_mode": "transient"}, {}, Flag.TRANSIENT, id="transient by the task"),
+        pytest.param({"durability": "none"}, {"delivery_mode": 2}, Flag.NONE, id="persistent by its number"),
+        pytest.param({"durability": "none"}, {"delivery_mode": "persistent"}, Flag.NONE, id="persistent"),
     ],
 )
 def test_flags_come_from_the_call_then_the_task(app, task, call, flags):
@@ -237,12 +249,22 @@ def test_flags_come_from_the_call_then_the_task(app, task, call, flags):
     assert app.last.flags == flags
 
 
+def test_a_task_sent_by_name_has_the_durability_of_the_settings_or_of_the_call(app):
+    app.conf.task_durability = "none"
+
+    app.send_task("t")
+    app.send_task("t", durability="synced")
+
+    assert [sent.flags for sent in app.opened[0].sent] == [Flag.TRANSIENT, Flag.SYNCED]
+
+
 def test_settings_stand_behind_tasks_and_a_change_holds_from_the_next_call(app, add):
     # Given a task that has been called
     add.delay(1)
 
     # When settings change, and then an option of the task
     app.conf.update(task_default_queue="other", task_default_priority=3, task_track_started=True, task_acks_late=False)
+    app.conf.update(task_durability="synced", result_persistent=True)
     add.delay(1)
     second = app.last
     add.queue = "own"
@@ -250,7 +272,8 @@ def test_settings_stand_behind_tasks_and_a_change_holds_from_the_next_call(app, 
 
     # Then each call has what held when it was made
     assert app.opened[0].sent[0].queue == "celery"
-    assert (second.queue, second.priority, second.flags) == ("other", 3, Flag.TRACK_STARTED | Flag.EARLY_ACK)
+    assert (second.queue, second.priority) == ("other", 3)
+    assert second.flags == Flag.TRACK_STARTED | Flag.EARLY_ACK | Flag.SYNCED | Flag.KEEP_RESULT
     assert app.last.queue == "own"
 
 
@@ -353,6 +376,11 @@ def test_an_expiry_in_the_past_is_clamped_with_a_warning(app, add, expires, capl
         pytest.param({"headers": {1: 2}}, ex.InvalidCall, "texts as keys", id="a header without a name"),
         pytest.param({"headers": {"x": object()}}, ex.UnserialisableArgument, "headers", id="a header that is nothing"),
         pytest.param({"acks_late": 0}, ex.InvalidCall, "True or False", id="a number for a switch"),
+        pytest.param({"durability": True}, ex.InvalidCall, "'synced'", id="a switch for a durability"),
+        pytest.param({"delivery_mode": "disk"}, ex.InvalidCall, "'transient'", id="a delivery mode that is none"),
+        pytest.param({"delivery_mode": True}, ex.InvalidCall, "'transient'", id="a switch for a delivery mode"),
+        pytest.param({"delivery_mode": [1]}, ex.InvalidCall, "'transient'", id="a list for a delivery mode"),
+        pytest.param({"durability": "none", "delivery_mode": 1}, ex.InvalidCall, "not both", id="two durabilities"),
         pytest.param({"countdwon": 1}, ex.UnknownOption, "'countdown'", id="misspelt"),
         pytest.param({"link": None}, ex.OptionNotAvailable, "yet", id="Celery's, not yet"),
         pytest.param({"routing_key": "x"}, ex.OptionNotAvailable, "queue=", id="Celery's, with another name here"),

@@ -11,6 +11,7 @@ import pytest
 from mesh import exceptions as ex
 from mesh import ids
 from mesh.interfaces import Ending, TaskState
+from mesh.messages import Durability
 from mesh.results import AsyncResult
 from mesh.states import Status
 from tests.edges.recording import PREFIX, RecordingMesh, succeeded
@@ -198,6 +199,23 @@ def test_confirmed_tells_when_the_router_answers_for_the_call(call):
     assert not result.confirmed(timeout=0.001)
     client.confirms(pending)
     assert result.confirmed()
+
+
+@pytest.mark.parametrize("level", list(Durability))
+def test_a_confirmed_call_says_what_it_survives(call, level):
+    result, pending, client = call()
+    assert result.durability is None
+
+    client.confirms(pending, level)
+
+    assert result.durability == level.name.lower()
+
+
+def test_nobody_says_what_the_call_of_somebody_else_survives(app, call):
+    result, pending, client = call()
+    client.confirms(pending, Durability.SYNCED)
+
+    assert app.AsyncResult(result.id).durability is None
 
 
 def test_what_has_its_outcome_is_confirmed(call):

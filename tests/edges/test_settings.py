@@ -9,7 +9,7 @@ import pytest
 from mesh import celery_names
 from mesh import exceptions as ex
 from mesh.conf import Conf
-from mesh.settings import SETTINGS, Settings, check
+from mesh.settings import ROUTER_SETTINGS, SETTINGS, Settings, check, router_settings
 from tests.edges.recording import RecordingMesh
 
 
@@ -41,7 +41,40 @@ def test_a_setting_says_what_it_is_and_allows_its_default(spec):
 
 
 def test_no_setting_of_meshs_own_is_called_unavailable():
-    assert not celery_names.SETTINGS.keys() & set(Settings._fields)
+    assert not celery_names.SETTINGS.keys() & {*Settings._fields, *celery_names.SETTING_ALIASES}
+
+
+def test_settings_of_the_router_are_settings_and_go_to_it_where_they_differ():
+    assert set(ROUTER_SETTINGS) <= set(Settings._fields)
+    settings = Settings(journal=False, queue_max_age=60.0, task_durability="none")
+    assert router_settings(settings) == {"journal": False, "queue_max_age": 60.0}
+
+
+# --- names that Celery has -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mode", "durability", "read"),
+    [(1, "none", 1), ("transient", "none", 1), (2, "journaled", 2), ("persistent", "journaled", 2)],
+)
+def test_celerys_delivery_mode_is_a_durability(conf, mode, durability, read):
+    conf.update(task_default_delivery_mode=mode)
+
+    assert conf.task_durability == durability
+    assert conf.task_default_delivery_mode == conf.get("task_default_delivery_mode") == read
+
+
+def test_what_is_synced_is_persistent_to_who_asks_as_in_celery(conf):
+    conf.task_durability = "synced"
+    assert conf["task_default_delivery_mode"] == 2
+
+
+@pytest.mark.parametrize("mode", [0, 3, "disk", None, True, [1]])
+def test_a_delivery_mode_that_celery_has_not_is_refused_under_the_name_it_was_given(conf, mode):
+    with pytest.raises(ex.InvalidSetting, match=r"task_default_delivery_mode=.*'persistent'"):
+        conf.task_default_delivery_mode = mode
+
+    assert conf.freeze() == Settings()
 
 
 # --- setting and reading -------------------------------------------------------------------------
@@ -113,6 +146,15 @@ def test_a_value_is_kept_in_one_form(conf, name, given, kept):
         ("broker_url", 5),
         ("broker_url", ["mesh://a", "mesh://b"]),
         ("result_backend", 5),
+        ("task_durability", "disk"),
+        ("task_durability", 2),
+        ("result_persistent", 1),
+        ("queue_max_bytes", 0),
+        ("queue_resident", 0),
+        ("queue_max_age", -1),
+        ("dead_letters_max", -1),
+        ("dead_letters_max_bytes", 1.5),
+        ("journal", "no"),
     ],
 )
 def test_a_value_outside_what_is_allowed_is_refused_as_it_is_set(conf, name, value):
