@@ -332,7 +332,10 @@ def unavailable(path: str, error: sqlite3.Error | OSError) -> JournalUnavailable
     """What to tell the user of an error of the disk."""
     if isinstance(error, OSError):
         return JournalUnavailable(path, error.strerror or str(error), "See that its directory can be written.")
-    known = _REASONS.get(_primary(error) or 0)
+    code = _primary(error)
+    if code == sqlite3.SQLITE_CANTOPEN and os.path.exists(path) and not os.access(path, os.W_OK):
+        code = sqlite3.SQLITE_READONLY
+    known = _REASONS.get(code or 0)
     if known is not None:
         return JournalUnavailable(path, *known)
     name = getattr(error, "sqlite_errorname", type(error).__name__)

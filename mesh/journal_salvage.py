@@ -29,6 +29,13 @@ class Damage(NamedTuple):
     saved: int  #: rows that are in the new file
     lost: int | None  #: rows that are not; None where nobody can know
 
+    def __str__(self) -> str:
+        lost = "nobody can know how many are lost" if self.lost is None else f"{self.lost} are lost"
+        return (
+            f"the journal was damaged ({self.reason}): {self.saved} rows were saved and are in use, {lost}. "
+            f"The damaged file is now {self.set_aside}; remove it when nothing in it is of use to you."
+        )
+
 
 def salvage(path: str, reason: str) -> Damage:
     """Replaces the damaged file at `path`, which nobody may have open.

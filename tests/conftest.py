@@ -28,7 +28,7 @@ PATIENCE_S = 10.0
 TAG = "MESH_TEST"
 
 #: Such tests may be skipped on a developer's machine, with a reason that names what is missing. CI has to run them.
-MUST_RUN_IN_CI = {"slow", "lan", "systemd"}
+MUST_RUN_IN_CI = {"slow", "lan", "systemd", "root", "cc"}
 
 #: Whether the test failed by itself, before its fixtures were torn down.
 FAILED = pytest.StashKey[bool]()
