@@ -14,6 +14,7 @@ import msgpack
 from mesh import messages as m
 from mesh.exceptions import MalformedMessage
 from mesh.ids import ID_BYTES, SEQUENCE_MAX
+from mesh.states import Status
 
 #: Levels of lists and maps in a field that holds whatever its sender likes: far below what can't be packed again.
 NESTING_MAX: Final = 64
@@ -22,6 +23,8 @@ _SMALL: Final = 1 << 31
 #: Leases are less, so that numbering on from one never leaves what a word of the slot page holds.
 _LEASES: Final = 1 << 62
 _SEQUENCES: Final = SEQUENCE_MAX + 1
+_FAILURE: Final = int(Status.FAILURE)
+_RETRY: Final = int(Status.RETRY)
 
 _KIND_OF: Final = {message: kind for kind, message in m.KINDS.items()}
 _pack: Final = msgpack.packb
@@ -58,6 +61,21 @@ def decode(header: Any, n_frames: int = 0) -> m.Message:
     if claimed != n_frames:
         raise MalformedMessage(f"{message.__name__}: {n_frames} frames came, its records own {claimed}")
     return decoded  # type: ignore[no-any-return]
+
+
+def decode_publish(header: bytes) -> m.Publish:
+    """A Publish that was kept as it came; whoever took it has seen that it had the frames that it claims.
+
+    Raises:
+        MalformedMessage: it is none.
+    """
+    try:
+        fields = _unpack(header, strict_map_key=False)
+        publish = m.Publish._make(fields[1 : len(m.Publish._fields) + 1])
+        _publish(publish)
+    except Exception as error:  # msgpack raises many kinds; all mean the same here
+        raise MalformedMessage(f"a kept Publish: {type(error).__name__}: {error}") from None
+    return publish
 
 
 # --- checks: each raises TypeError or ValueError, and returns how many frames the records own ------
@@ -142,14 +160,22 @@ def _assignment_records(records: Any) -> int:
     return frames
 
 
-def _retry(record: Any) -> Any:
-    """The seven common fields of a record that asks for another run."""
+def _longer(record: Any) -> Any:
+    """The seven common fields of an outcome that has an eighth."""
     _need(type(record) is list and len(record) == 8, "outcome record")
-    _rows([record[7]], 2, "retry")
-    eta_wall_s, body = record[7]
+    *common, eighth = record
+    if common[2] == _FAILURE:
+        _need(type(eighth) is str and 0 < len(eighth) <= m.CAUSE_CHARS_MAX, "why it could not run")
+    else:
+        _retry(eighth)
+    return common
+
+
+def _retry(value: Any) -> None:
+    _rows([value], 2, "retry")
+    eta_wall_s, body = value
     _need(type(eta_wall_s) is float and not isnan(eta_wall_s), "when to retry")
     _need(body is None or type(body) is bytes, "what to retry")
-    return record[:7]
 
 
 def _outcome_records(records: Any) -> int:
@@ -157,14 +183,14 @@ def _outcome_records(records: Any) -> int:
     frames = 0
     for record in records:
         ends = len(record) == 7
-        lease, task_id, status, runtime_us, body, n_frames, delivered = record if ends else _retry(record)
+        lease, task_id, status, runtime_us, body, n_frames, delivered = record if ends else _longer(record)
         if not (
             type(record) is list
             and type(lease) is int
             and type(task_id) is bytes
             and len(task_id) == ID_BYTES
             and type(status) is int
-            and (0 <= status <= 2 if ends else status == 3)
+            and (0 <= status <= 2 if ends else status in (_FAILURE, _RETRY))
             and type(runtime_us) is int
             and runtime_us >= 0
             and type(body) is bytes
@@ -202,11 +228,7 @@ def _rows(value: Any, width: int, what: str) -> None:
 
 
 def _ranges(value: Any) -> None:
-    _rows(value, 2, "ranges")
-    previous = 0
-    for first, last in value:
-        _need(type(first) is int and type(last) is int and previous < first <= last < _SEQUENCES, "ranges")
-        previous = last
+    _need(m.are_ranges(value, _SEQUENCES), "ranges")
 
 
 def _is_id(value: Any) -> bool:
@@ -228,9 +250,10 @@ def _states(value: Any) -> None:
 
 
 def _refused(value: Any) -> None:
-    _rows(value, 2, "refused")
-    for sequence, reason in value:
-        _need(type(sequence) is int and 0 < sequence < _SEQUENCES and type(reason) is str, "refused")
+    _rows(value, 3, "refused")
+    for sequence, code, reason in value:
+        _need(type(sequence) is int and 0 < sequence < _SEQUENCES, "refused")
+        _need(type(code) is str and type(reason) is str, "refused")
 
 
 def _below(limit: int) -> Callable[[int], None]:
@@ -259,6 +282,7 @@ def _shallow(value: Any) -> None:
 def _publish(message: m.Publish) -> int:
     if type(message.confirm_now) is not bool:
         raise TypeError("confirm_now")
+    _ranges(message.received)
     return _call_records(message.calls)
 
 

@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple
 
 from mesh.bodies import decode_call, encode_value
-from mesh.exceptions import NotRegistered, Retry, UnserialisableArgument
-from mesh.messages import Buffer
+from mesh.exceptions import NotRegistered, Retry, UndecodableBody, UnserialisableArgument
+from mesh.messages import Buffer, Unrunnable
 from mesh.registry import Registry, TaskDefinition
 from mesh.remote_errors import encode_exception
 from mesh.request import enter_request, leave_request
@@ -32,6 +32,7 @@ class Ran(NamedTuple):
     frames: tuple[Buffer, ...] = ()
     eta_wall_s: float = 0.0  #: RETRY: when to run again
     call: Call | None = None  #: RETRY: the arguments of the next run, where they are others
+    cause: str | None = None  #: FAILURE: why it could not run at all, one of `Unrunnable`
 
 
 class Execution:
@@ -48,10 +49,16 @@ class Execution:
     def run(self, record: list[Any], frames: tuple[Buffer, ...]) -> Ran:
         """Runs one Assignment record. Never raises."""
         task_id, name, attempt, flags, body, _, options = record
-        definition: TaskDefinition | None = None
         try:
             definition = self._registry.find(name)
             args, kwargs = decode_call(body, [frame.buffer for frame in frames] if frames else ())
+        except NotRegistered:
+            ran = self._failure(name, task_id, NotRegistered(name, self._hostname), None, None)
+            return ran._replace(cause=Unrunnable.UNKNOWN)
+        except UndecodableBody as error:
+            ran = self._failure(name, task_id, error, error.__traceback__, None)
+            return ran._replace(cause=Unrunnable.UNDECODABLE)
+        try:
             enter_request(task_id, name, attempt, flags, options, self._hostname, args, kwargs)
             try:
                 value = (
@@ -65,8 +72,6 @@ class Execution:
             return Ran(Status.SUCCESS, document, tuple(own) if own else ())
         except Retry as retry:
             return self._retry(retry)
-        except NotRegistered:
-            return self._failure(name, task_id, NotRegistered(name, self._hostname), None, definition)
         except UnserialisableArgument as error:
             error.add_note(f"in what task {name} returned")
             return self._failure(name, task_id, error, error.__traceback__, definition)

@@ -24,6 +24,21 @@ Buffer: TypeAlias = Any  #: bytes, memoryview or zmq.Frame: whatever the transpo
 Ranges: TypeAlias = list[list[int]]  #: [[first, last], ...], ascending, disjoint, both ends included
 
 
+def are_ranges(value: Any, limit: int) -> bool:
+    """Whether a value is `Ranges` of whole numbers from 1 below `limit`."""
+    if type(value) is not list:
+        return False
+    previous = 0
+    for one in value:
+        if type(one) is not list or len(one) != 2:
+            return False
+        first, last = one
+        if not (type(first) is int and type(last) is int and previous < first <= last < limit):
+            return False
+        previous = last
+    return True
+
+
 class Role(IntEnum):
     """What the sender of a HELLO is."""
 
@@ -40,14 +55,36 @@ class Flag:
     TRACK_STARTED: Final = 2  #: the slot tells the owner when it begins
     EARLY_ACK: Final = 4  #: at most once (`acks_late=False`)
     REDELIVERED: Final = 8  #: the router's word to the slot: an earlier attempt had begun
+    TRANSIENT: Final = 16  #: durability "none": it is not journaled
+    SYNCED: Final = 32  #: durability "synced": its confirm waits until the disk has it
+    KEEP_RESULT: Final = 64  #: its outcome stays in the journal until it expires, though its caller has it
 
 
 class Durability(IntEnum):
     """Which level a confirm vouches for."""
 
     NONE = 0  #: held in the router's memory; the caller keeps the body until the outcome
-    JOURNALED = 1
-    SYNCED = 2
+    JOURNALED = 1  #: survives the death of every process of the host
+    SYNCED = 2  #: survives the loss of power
+
+
+class Refused:
+    """Why a router does not take a call."""
+
+    FULL: Final = "full"  #: it holds as many tasks or bytes as it may
+    ID: Final = "id"  #: its custom id is taken
+    DISK: Final = "disk"  #: it can't be journaled now
+
+
+class Unrunnable:
+    """Why a slot could not run a task: a text, as later releases may know further reasons."""
+
+    UNKNOWN: Final = "unknown task"  #: no function of that name is registered there
+    UNDECODABLE: Final = "undecodable"  #: its arguments can't be read there
+
+
+#: Characters of such a reason.
+CAUSE_CHARS_MAX: Final = 200
 
 
 # --- records: lists on the wire ------------------------------------------------------------------
@@ -90,8 +127,9 @@ class Outcome(NamedTuple):
     body: bytes
     n_frames: int
     delivered: bool  #: the slot has sent it to the caller itself; else the router passes it on
-    # Status RETRY alone has an eighth field, [eta_wall_s, body]: the task is to run again then. `body` replaces that of
-    # the call where it is not None, with the frames of this record; the record's own body is why, an exception.
+    # Status RETRY has an eighth field, [eta_wall_s, body]: the task is to run again then. `body` replaces that of the
+    # call where it is not None, with the frames of this record; the record's own body is why, an exception.
+    # Status FAILURE may have an eighth field, one of `Unrunnable`: the slot could not run it, and it is a dead letter.
 
 
 class Result(NamedTuple):
@@ -162,6 +200,7 @@ class Publish(NamedTuple):
 
     confirm_now: bool  #: somebody waits for the confirm
     calls: list[list[Any]]  #: records: Call
+    received: Ranges = []  # noqa: RUF012  #: as in Received
 
 
 class Confirm(NamedTuple):
@@ -169,7 +208,7 @@ class Confirm(NamedTuple):
 
     durability: int
     confirmed: Ranges
-    refused: list[list[Any]]  #: [[sequence, reason], ...]
+    refused: list[list[Any]]  #: [[sequence, code of `Refused`, reason], ...]
 
 
 class Received(NamedTuple):

@@ -17,6 +17,7 @@ from mesh import messages as m
 from mesh.codec import NESTING_MAX, decode, encode
 from mesh.exceptions import MalformedMessage
 from mesh.ids import prefix, stamp
+from mesh.states import Status
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -47,10 +48,11 @@ EXAMPLES: dict[str, tuple[m.Message, int]] = {
                 [7, "shop.pay", "celery", 0, 0, b"body", 0, None],
                 [8, "shop.ship", "slow", 9, int(m.Flag.EARLY_ACK), b"", 2, OPTIONS],
             ],
+            [[1, 3], [5, 5]],
         ),
         2,
     ),
-    "confirm": (m.Confirm(m.Durability.SYNCED, [[1, 5], [7, 7]], [[6, "full"]]), 0),
+    "confirm": (m.Confirm(m.Durability.SYNCED, [[1, 5], [7, 7]], [[6, m.Refused.FULL, "it is full"]]), 0),
     "received": (m.Received([[1, 3], [9, 12]]), 0),
     "results": (m.Results([[ID, 0, b"value", 0], [OTHER_ID, 1, b"error", 3]]), 3),
     "reconcile": (m.Reconcile([[4, 4], [6, 4000]]), 0),
@@ -69,6 +71,24 @@ EXAMPLES: dict[str, tuple[m.Message, int]] = {
         1,
     ),
     "outcomes": (m.Outcomes([[31, ID, 0, 1500, b"value", 0, True], [32, OTHER_ID, 2, 0, b"", 1, False]]), 1),
+    "outcomes_retry": (
+        m.Outcomes(
+            [
+                [31, ID, 3, 1500, b"why", 0, True, [1_700_000_000.5, None]],
+                [32, OTHER_ID, 3, 0, b"why", 1, True, [1_700_000_000.5, b"body"]],
+            ]
+        ),
+        1,
+    ),
+    "outcomes_unrunnable": (
+        m.Outcomes(
+            [
+                [31, ID, 1, 90, b"error", 0, True, m.Unrunnable.UNKNOWN],
+                [32, OTHER_ID, 1, 90, b"error", 0, False, m.Unrunnable.UNDECODABLE],
+            ]
+        ),
+        0,
+    ),
     "receipt": (m.Receipt(32), 0),
     "started": (m.Started(33, 1_700_000_000.25), 0),
     "returned": (m.Returned([34, 35]), 0),
@@ -139,8 +159,11 @@ def assert_well_formed(message: Any) -> None:
             continue
         inner = typing.get_type_hints(record)
         for row in value:
-            assert len(row) == len(record._fields), message
-            assert all(fits(one, inner[field]) for field, one in zip(record._fields, row, strict=True)), message
+            common, more = row[: len(record._fields)], row[len(record._fields) :]
+            if record is m.Outcome and more:
+                assert fits(more.pop(), {Status.FAILURE: str, Status.RETRY: list[Any]}[row[2]]), message
+            assert not more, message
+            assert all(fits(one, inner[field]) for field, one in zip(record._fields, common, strict=True)), message
     encode(message)
 
 
@@ -306,6 +329,7 @@ def test_a_record_of_another_shape_is_malformed(kind, field):
 CALL = [1, "f", "q", 0, 0, b"", 0, None]
 ASSIGNMENT = [ID, "f", 0, 0, b"", 0, None]
 OUTCOME = [1, ID, 0, 0, b"", 0, True]
+FAILED = [1, ID, 1, 0, b"", 0, True]
 
 
 def changed(record: list[Any], at: int, value: Any) -> list[Any]:
@@ -332,22 +356,24 @@ def changed(record: list[Any], at: int, value: Any) -> list[Any]:
         ("text that is no UTF-8", b"\x92\x05\xa1\xff"),
         ("a map with a list for a key", b"\x98\x01\x01\x00\x01\xa1m\x05\x06\x81\x90\x01"),
         ("a time that can't be", b"\x93\x29\x05\xc7\x0c\xff" + b"\xff" * 12),
-        ("a sequence twice", packed(10, False, [CALL, CALL])),
-        ("sequences that go down", packed(10, False, [changed(CALL, 0, 2), CALL])),
-        ("sequence 0", packed(10, False, [changed(CALL, 0, 0)])),
-        ("a sequence that no id can hold", packed(10, False, [changed(CALL, 0, 1 << 40)])),
-        ("priority 10", packed(10, False, [changed(CALL, 3, 10)])),
-        ("priority -1", packed(10, False, [changed(CALL, 3, -1)])),
-        ("frames fewer than none", packed(10, False, [changed(CALL, 6, -1), changed(changed(CALL, 0, 2), 6, 1)])),
-        ("more frames than came", packed(10, False, [changed(CALL, 6, (1 << 64) - 1)])),
-        ("an eta that is no number", packed(10, False, [changed(CALL, 7, {"eta": math.nan})])),
-        ("an expires that is no number", packed(10, False, [changed(CALL, 7, {"expires": math.nan})])),
-        ("an eta that is text", packed(10, False, [changed(CALL, 7, {"eta": "soon"})])),
-        ("an eta that is true", packed(10, False, [changed(CALL, 7, {"eta": True})])),
-        ("an id that is bytes", packed(10, False, [changed(CALL, 7, {"id": b"x"})])),
-        ("a root that is text", packed(10, False, [changed(CALL, 7, {"root": "x"})])),
-        ("headers that are a list", packed(10, False, [changed(CALL, 7, {"headers": []})])),
-        ("an option whose name is a number", packed(10, False, [changed(CALL, 7, {1: 2})])),
+        ("a sequence twice", packed(10, False, [CALL, CALL], [])),
+        ("sequences that go down", packed(10, False, [changed(CALL, 0, 2), CALL], [])),
+        ("received ranges that overlap", packed(10, False, [CALL], [[1, 5], [2, 3]])),
+        ("nothing received", packed(10, False, [CALL], None)),
+        ("sequence 0", packed(10, False, [changed(CALL, 0, 0)], [])),
+        ("a sequence that no id can hold", packed(10, False, [changed(CALL, 0, 1 << 40)], [])),
+        ("priority 10", packed(10, False, [changed(CALL, 3, 10)], [])),
+        ("priority -1", packed(10, False, [changed(CALL, 3, -1)], [])),
+        ("frames fewer than none", packed(10, False, [changed(CALL, 6, -1), changed(changed(CALL, 0, 2), 6, 1)], [])),
+        ("more frames than came", packed(10, False, [changed(CALL, 6, (1 << 64) - 1)], [])),
+        ("an eta that is no number", packed(10, False, [changed(CALL, 7, {"eta": math.nan})], [])),
+        ("an expires that is no number", packed(10, False, [changed(CALL, 7, {"expires": math.nan})], [])),
+        ("an eta that is text", packed(10, False, [changed(CALL, 7, {"eta": "soon"})], [])),
+        ("an eta that is true", packed(10, False, [changed(CALL, 7, {"eta": True})], [])),
+        ("an id that is bytes", packed(10, False, [changed(CALL, 7, {"id": b"x"})], [])),
+        ("a root that is text", packed(10, False, [changed(CALL, 7, {"root": "x"})], [])),
+        ("headers that are a list", packed(10, False, [changed(CALL, 7, {"headers": []})], [])),
+        ("an option whose name is a number", packed(10, False, [changed(CALL, 7, {1: 2})], [])),
         ("a short id", packed(20, 1, 0, [changed(ASSIGNMENT, 0, ID[:-1])])),
         ("a long id", packed(20, 1, 0, [changed(ASSIGNMENT, 0, ID + b"x")])),
         ("an attempt below none", packed(20, 1, 0, [changed(ASSIGNMENT, 2, -1)])),
@@ -357,6 +383,20 @@ def changed(record: list[Any], at: int, value: Any) -> list[Any]:
         ("an unknown status", packed(21, [changed(OUTCOME, 2, 3)])),
         ("a negative status", packed(21, [changed(OUTCOME, 2, -1)])),
         ("less than no time", packed(21, [changed(OUTCOME, 3, -1)])),
+        ("a success that could not run", packed(21, [[*OUTCOME, "unknown task"]])),
+        ("a revoked task that could not run", packed(21, [[*changed(OUTCOME, 2, 2), "unknown task"]])),
+        ("a failure for no reason", packed(21, [[*FAILED, ""]])),
+        ("a failure for a long reason", packed(21, [[*FAILED, "x" * 201]])),
+        ("a failure for a number", packed(21, [[*FAILED, 5]])),
+        ("a failure to be retried", packed(21, [[*FAILED, [1.0, None]]])),
+        ("a failure with a ninth field", packed(21, [[*FAILED, "unknown task", None]])),
+        ("a failure that is true", packed(21, [[*changed(OUTCOME, 2, True), "unknown task"]])),
+        ("a retry for a reason alone", packed(21, [[*changed(OUTCOME, 2, 3), "unknown task"]])),
+        ("a retry at no time", packed(21, [[*changed(OUTCOME, 2, 3), [math.nan, None]]])),
+        ("a retry at a whole second", packed(21, [[*changed(OUTCOME, 2, 3), [1, None]]])),
+        ("a retry of a text", packed(21, [[*changed(OUTCOME, 2, 3), [1.0, "body"]]])),
+        ("a success to be retried", packed(21, [[*OUTCOME, [1.0, None]]])),
+        ("a revoked task to be retried", packed(21, [[*changed(OUTCOME, 2, 2), [1.0, None]]])),
         ("delivered by a number", packed(21, [changed(OUTCOME, 6, 1)])),
         ("a result with an unknown status", packed(13, [[ID, 7, b"", 0]])),
         ("ranges that overlap", packed(12, [[1, 5], [5, 9]])),
@@ -371,8 +411,10 @@ def changed(record: list[Any], at: int, value: Any) -> list[Any]:
         ("confirmed ranges that overlap", packed(11, 0, [[1, 5], [2, 3]], [])),
         ("refused without a reason", packed(11, 0, [], [[1]])),
         ("refused by a map", packed(11, 0, [], [{1: 0, 2: 0}])),
-        ("refused below", packed(11, 0, [], [[-1, "full"]])),
-        ("refused beyond all sequences", packed(11, 0, [], [[1 << 40, "full"]])),
+        ("refused without a code", packed(11, 0, [], [[1, "full"]])),
+        ("refused by a number", packed(11, 0, [], [[1, 5, "it is full"]])),
+        ("refused below", packed(11, 0, [], [[-1, "full", "it is full"]])),
+        ("refused beyond all sequences", packed(11, 0, [], [[1 << 40, "full", "it is full"]])),
         ("an id that is a number", packed(16, 1, False, [5])),
         ("a state of a list", packed(17, 1, [[[], None, "PENDING", None]])),
         ("a state with half an id", packed(17, 1, [[ID, b"x", "PENDING", None]])),
@@ -403,11 +445,11 @@ def test_what_is_no_message_is_malformed(desc, header):
         ("a request's arguments", lambda deep: (40, 1, "ping", {"n": deep}, None, 1.0)),
         ("what a hello tells", lambda deep: (1, 1, 0, 1, "m", 5, 6, {"n": deep})),
         ("what a hello's answer tells", lambda deep: (2, 0, BOOT, b"owner!", 6, {"n": deep})),
-        ("an option of a call", lambda deep: (10, False, [changed(CALL, 7, {"headers": {"n": deep}})])),
-        ("an unknown option", lambda deep: (10, False, [changed(CALL, 7, {"later": deep})])),
+        ("an option of a call", lambda deep: (10, False, [changed(CALL, 7, {"headers": {"n": deep}})], [])),
+        ("an unknown option", lambda deep: (10, False, [changed(CALL, 7, {"later": deep})], [])),
         ("an option of an assignment", lambda deep: (20, 1, 0, False, [changed(ASSIGNMENT, 6, {"n": deep})])),
         ("what is known of a state", lambda deep: (17, 1, [[ID, None, "PENDING", {"n": deep}]])),
-        ("a call itself", lambda deep: (10, False, deep)),
+        ("a call itself", lambda deep: (10, False, deep, [])),
         ("a kind", lambda deep: (deep,)),
         ("a field nobody knows", lambda deep: (22, 1, deep)),
     ],
@@ -461,7 +503,7 @@ def test_a_claim_of_length_takes_no_more_memory_than_what_came(desc, claim, fill
 
 def test_refusing_a_large_message_does_not_copy_it_into_the_error():
     # Given a message whose fault is a very long text
-    header = packed(10, False, [changed(CALL, 7, {"x" * 1_000_000: 1, "eta": "y" * 1_000_000})])
+    header = packed(10, False, [changed(CALL, 7, {"x" * 1_000_000: 1, "eta": "y" * 1_000_000})], [])
 
     # When it is refused
     with pytest.raises(MalformedMessage) as refused:
