@@ -18,6 +18,7 @@ from mesh import locate, messages
 from mesh.core.supervision import Report, Spawn, Supervision, SupervisionEffect
 from mesh.exceptions import MeshError, RouterUnreachable
 from mesh.messages import Role
+from mesh.oom import OutOfMemory
 from mesh.slot_page import SETTLE_S, SlotPage
 from mesh.template import LoadedApp, RunSlot, SlotOrder, Template
 
@@ -70,6 +71,7 @@ class Node:
         slots: int = info["concurrency"]
         self._page = SlotPage(locate.pages_path(place.directory, os.getpid()), slots, create=True)
         self._supervision = Supervision(slots)
+        self._out_of_memory = OutOfMemory()
         self._context = transport.context()
         self._wakeup = transport.Wakeup()
         self._processes = transport.Processes()
@@ -166,7 +168,9 @@ class Node:
                 self._ready = True
                 self._options.on_ready()
         elif said[0] == "exited":
-            self._do(self._supervision.exited(said[1], said[2], now, worked=self._has_worked(said[1])))
+            _, pid, status, peak_kib = said
+            cause = self._out_of_memory.cause(status, peak_kib)
+            self._do(self._supervision.exited(pid, status, now, worked=self._has_worked(pid), cause=cause))
 
     def _has_worked(self, pid: int) -> bool:
         slot = self._supervision.slot_of(pid)
@@ -324,7 +328,7 @@ class Node:
         self._context.term()
         self._processes.close()
         self._wakeup.close()
-        self._page.remove()
+        self._page.close()  # the file is the router's to remove: it may tell a later one what had begun
 
 
 def run_node(options: NodeOptions, run_slot: RunSlot) -> int:

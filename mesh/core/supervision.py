@@ -60,8 +60,13 @@ class Supervision:
         self._ordered.discard(index)
         self.living[index] = (pid, mono_s)
 
-    def exited(self, pid: int, status: int, mono_s: float, *, worked: bool = False) -> list[SupervisionEffect]:
-        """A slot's process ended with this wait status. One that has `worked` could start, however young it died."""
+    def exited(
+        self, pid: int, status: int, mono_s: float, *, worked: bool = False, cause: str | None = None
+    ) -> list[SupervisionEffect]:
+        """A slot's process ended with this wait status, for `cause` where more is known of it.
+
+        One that has `worked` could start, however young it died.
+        """
         index = self.slot_of(pid)
         if index is None:
             return []
@@ -70,7 +75,7 @@ class Supervision:
         self._backoff_s = min(max(2 * self._backoff_s, BACKOFF_S), BACKOFF_MAX_S) if young else 0.0
         if not self.ending:
             self._due[index] = mono_s + self._backoff_s
-        return [Report(index, pid, cause_of(status), not self.ending), *self.tick(mono_s)]
+        return [Report(index, pid, cause or cause_of(status), not self.ending), *self.tick(mono_s)]
 
     def slot_of(self, pid: int) -> int | None:
         """The slot whose living process this is."""

@@ -167,6 +167,15 @@ def test_the_template_of_a_node_that_ends_is_not_missed(make):
     assert supervision.is_over()
 
 
+def test_what_is_known_of_a_death_beyond_its_status_is_its_cause(make):
+    supervision = make(1)
+    start(supervision)
+
+    report, *_ = supervision.exited(100, KILLED, YOUNG_S, cause="killed by the kernel: out of memory")
+
+    assert report == Report(0, 100, "killed by the kernel: out of memory", True)
+
+
 @pytest.mark.parametrize(
     ("status", "cause"),
     [
