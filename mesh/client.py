@@ -349,9 +349,9 @@ class Client:
                 calls.not_sent()
                 break
             calls.sent()
-            received = calls.received_along()
-            if received is not None:
-                link.send(received)
+        received = calls.received_at_once()
+        if received is not None:
+            link.send(received)
         while self._to_send:
             link.send(self._to_send.popleft())
         if self._control_to_send:
@@ -369,7 +369,7 @@ class Client:
             self._control.send(self._control_to_send.popleft())
 
     def _receive_results(self) -> None:
-        for peer, message, frames in self._door.receive():
+        for peer, message, frames, _ in self._door.receive():
             if type(message) is messages.Results:
                 if peer in self._let_in:
                     self._take_results(message, frames)

@@ -101,14 +101,18 @@ class Journal:
         found = self._store.read(number)
         return _unpacked(found.kind, found.body) if found is not None else None
 
-    def recovered(self) -> Iterator[Row]:
-        """All rows, ascending. For a router that starts; what can't be read or understood is counted in `skipped`.
+    def recovered(self, *, tasks: bool) -> Iterator[Row]:
+        """The rows with tasks as they were published, or all others, ascending.
+
+        For a router that starts; what can't be read or understood is counted in `skipped`.
 
         Raises:
             JournalUnavailable: the disk does not work.
         """
         not_understood = 0
         for number, kind, body in self._store.rows():
+            if (kind == RowKind.TASKS) is not tasks:
+                continue
             records = _unpacked(kind, body)
             if records is not None:
                 yield Row(number, kind, records)
@@ -183,7 +187,7 @@ class MemoryJournal:
         """Nothing is there."""
         return None
 
-    def recovered(self) -> Iterator[Row]:
+    def recovered(self, *, tasks: bool) -> Iterator[Row]:
         """Nothing."""
         return iter(())
 

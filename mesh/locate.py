@@ -27,6 +27,7 @@ from mesh.exceptions import InvalidMeshName, RouterNotPermitted, RouterUnreachab
 
 DEFAULT_MESH: Final = "default"
 SYSTEM_DIRECTORY: Final = "/run/mesh"
+SYSTEM_STATE_DIRECTORY: Final = "/var/lib/mesh"
 #: Marks a directory whose router somebody else runs (a systemd unit): nobody starts one on demand.
 MANAGED_MARKER: Final = "managed"
 
@@ -113,6 +114,51 @@ def start_lock_path(place: Place) -> str:
 def log_path(place: Place) -> str:
     """Where a router started on demand writes."""
     return f"{place.directory}/router.log"
+
+
+def state_directory(place: Place) -> str:
+    """Where the mesh keeps what is to survive its processes, and the host's reboot.
+
+    Of a named mesh: `$XDG_STATE_HOME/mesh/NAME`, or `/var/lib/mesh/NAME` where it is the system's. Of a mesh that is a
+    directory: that directory.
+    """
+    if place.directory.startswith(f"{SYSTEM_DIRECTORY}/"):
+        return f"{SYSTEM_STATE_DIRECTORY}/{place.mesh}"
+    if place.directory != f"/tmp/mesh-{os.geteuid()}/{place.mesh}":
+        return place.directory
+    home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return f"{home}/mesh/{place.mesh}"
+
+
+def prepare_state(place: Place) -> str:
+    """Makes the state directory, closed to others. Returns its path.
+
+    Raises:
+        RouterNotPermitted: it can't be used, and why.
+    """
+    directory = state_directory(place)
+    try:
+        os.makedirs(os.path.dirname(directory), 0o700, exist_ok=True)
+        _make_own(directory)
+    except OSError as error:
+        raise RouterNotPermitted(place.mesh, directory, _reason(error)) from None
+    return directory
+
+
+def boot_id() -> str:
+    """What tells this start of the host from every other."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+def pages(directory: str) -> dict[str, int]:
+    """{path of a slot page: pid of its node}, of all that there are."""
+    found = {}
+    for entry in os.scandir(directory):
+        page = _PAGE.fullmatch(entry.name)
+        if page is not None:
+            found[entry.path] = int(page[1])
+    return found
 
 
 # --- where ---------------------------------------------------------------------------------------

@@ -17,13 +17,14 @@ from typing import Any, Final
 
 from mesh import clock, locate, messages, slot_page, transport
 from mesh.core.dispatch import Budgets
-from mesh.core.effects import Effect, Persist, RemovePage, RemoveReplySocket, Send, SendControl, WatchProcess
+from mesh.core.effects import Commit, Effect, Fetch, RemovePage, RemoveReplySocket, Send, SendControl, WatchProcess
 from mesh.core.identity import Identity
+from mesh.core.intake import Bounds
 from mesh.core.owner import Arrival, Limits, Owner
-from mesh.exceptions import MalformedMessage, MeshError
-from mesh.ids import OWNER_TAG_BYTES
-from mesh.journal import Journal, MemoryJournal
-from mesh.messages import Durability
+from mesh.core.recovery import Pages
+from mesh.exceptions import JournalUnavailable, MalformedMessage, MeshError
+from mesh.inheritance import inherit
+from mesh.journal import Failed
 from mesh.settings import Settings
 from mesh.version import VERSION
 
@@ -53,15 +54,16 @@ class Router:
         self._context = transport.context()
         self._malformed_from: dict[bytes, int] = {}
         self._refusals_logged: set[str] = set()
+        #: Why the journal can't be written; empty while it can.
+        self._failing = ""
         self._place = place
         self._bind()
         self._wakeup = transport.Wakeup()
         self._processes = transport.Processes()
-        identity = Identity(
-            place.mesh, place.directory, _owner_tag(place.directory), os.urandom(8), os.getpid(), VERSION
-        )
+        inherited = inherit(place, journaled=settings.journal, notify=self._wakeup.set)
+        self._journal = inherited.journal
+        identity = Identity(place.mesh, place.directory, inherited.owner_tag, os.urandom(8), os.getpid(), VERSION)
         self._owner = Owner(identity, _limits(settings), _encode_failure)
-        self._journal: Journal = MemoryJournal(self._committed)
         #: Effects to be performed, in order.
         self._todo: deque[Effect] = deque()
         self._performing = False
@@ -71,11 +73,28 @@ class Router:
         self._perform: Final[dict[type[Any], Callable[[Any], None]]] = {
             Send: self._send,
             SendControl: self._send_control,
-            Persist: self._persist,
+            Commit: self._commit,
+            Fetch: self._fetch,
             WatchProcess: self._watch,
             RemoveReplySocket: self._remove_reply_socket,
             RemovePage: self._remove_page,
         }
+        self._recover(inherited.pages)
+
+    def _recover(self, pages: Pages) -> None:
+        begun_mono_s = clock.mono_s()
+        journal = self._journal
+        recovered, effects = self._owner.recover(
+            journal.recovered(tasks=False), journal.recovered(tasks=True), pages, clock.now()
+        )
+        self._do(effects)
+        if any(recovered):
+            logger.info(
+                "recovered %d tasks, %d of them running, and %d outcomes in %.1f s; %d may have run and are given up",
+                *(recovered.tasks, recovered.running, recovered.outcomes, clock.mono_s() - begun_mono_s),
+                recovered.ended,
+                extra={"action": "recovered"},
+            )
 
     def _bind(self) -> None:
         self._inbox = self._open(locate.inbox_url(self._place))
@@ -111,6 +130,7 @@ class Router:
 
     def close(self) -> None:
         """Gives every socket and descriptor back."""
+        self._do(self._owner.stop(clock.now()))
         self._journal.close()
         self._inbox.close(linger_ms=200)
         self._control.close(linger_ms=200)
@@ -120,6 +140,7 @@ class Router:
 
     def _turn(self, ready: dict[Any, int]) -> bool:
         """One round: everything that is there in, all effects out. Returns whether anything came."""
+        self._take_answers()
         batch: list[Arrival] = []
         if self._inbox.socket in ready:
             batch += [Arrival(False, *one) for one in self._inbox.receive()]
@@ -165,6 +186,23 @@ class Router:
         self._idle_since_mono_s = None
         return True
 
+    def _take_answers(self) -> None:
+        for answer in self._journal.answers():
+            if isinstance(answer, Failed):
+                self._log_failing(answer.reason)
+                self._do(self._owner.commit_failed(answer.number, answer.reason, clock.now()))
+            else:
+                self._log_failing("")
+                self._do(self._owner.committed(answer.number, clock.now()))
+
+    def _log_failing(self, reason: str) -> None:
+        """Once when the disk begins to fail, and once when it works again."""
+        if reason and reason != self._failing:
+            logger.error("%s", reason, extra={"action": "journal_failing"})
+        elif self._failing and not reason:
+            logger.info("the journal can be written again", extra={"action": "journal_works"})
+        self._failing = reason
+
     # --- effects ---------------------------------------------------------------------------------
 
     def _do(self, effects: list[Effect]) -> None:
@@ -194,11 +232,17 @@ class Router:
         if not self._control.send(effect.peer, effect.message):
             self._do(self._owner.unreachable(effect.peer, clock.now()))
 
-    def _persist(self, effect: Persist) -> None:
+    def _commit(self, effect: Commit) -> None:
         self._journal.append(effect)
 
-    def _committed(self, number: int, durability: Durability) -> None:
-        self._do(self._owner.committed(number, durability, clock.now()))
+    def _fetch(self, effect: Fetch) -> None:
+        try:
+            records = self._journal.fetch(effect.number)
+        except JournalUnavailable as error:
+            self._log_failing(str(error))
+            self._do(self._owner.not_fetched(effect.number, clock.now()))
+            return
+        self._do(self._owner.fetched(effect.number, records, clock.now()))
 
     def _watch(self, effect: WatchProcess) -> None:
         try:
@@ -253,29 +297,15 @@ def _remove(path: str) -> None:
 
 def _limits(settings: Settings) -> Limits:
     return Limits(
-        tasks_max=settings.queue_max_tasks,
+        bounds=Bounds(settings.queue_max_tasks, settings.queue_max_bytes),
         result_expires_s=settings.result_expires,
         results_max_bytes=settings.results_max_bytes,
         budgets=Budgets(settings.crash_budget, settings.lost_budget),
+        resident_max=settings.queue_resident,
+        dead_max=settings.dead_letters_max,
+        dead_max_bytes=settings.dead_letters_max_bytes,
+        journaled=settings.journal,
     )
-
-
-def _owner_tag(directory: str) -> bytes:
-    """The tag of all ids that are confirmed here: made once, kept beside the sockets."""
-    path = os.path.join(directory, "owner.tag")
-    try:
-        with open(path, "rb") as file:
-            tag = file.read(OWNER_TAG_BYTES + 1)
-        if len(tag) == OWNER_TAG_BYTES:
-            return tag
-    except FileNotFoundError:
-        pass
-    tag = os.urandom(OWNER_TAG_BYTES)
-    temporary = f"{path}.{os.getpid()}"
-    with open(temporary, "wb") as file:
-        file.write(tag)
-    os.replace(temporary, path)
-    return tag
 
 
 def _raise_descriptor_limit() -> None:
@@ -306,9 +336,9 @@ def run_router(
             extra={"action": "refused"},
         )
         return 1
-    locate.remove_stale(place)
     _raise_descriptor_limit()
     router = Router(place, settings)
+    locate.remove_stale(place)
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         router.stop()

@@ -83,14 +83,17 @@ class Slot:
     def run(self) -> None:
         """Works until the lifeline says that it is to end."""
         while not self._is_over():
-            if self._work.waiting and self._joined:
+            if self._may_run():
                 self._run_next(self._work.waiting.popleft())
             else:
                 self._wait()
-            if not (self._work.waiting and self._joined):
+            if not self._may_run():
                 self._end_if_crippled()
                 self._flush()
                 self._receive()
+
+    def _may_run(self) -> bool:
+        return bool(self._work.waiting) and self._joined and not self._work.is_full
 
     def _is_over(self) -> bool:
         if self._ending_by_mono_s is None:
@@ -134,23 +137,22 @@ class Slot:
         encoded = self._names.get(name)
         if encoded is None:
             encoded = self._names[name] = name_bytes(name)
-        wall_s = time.time()
-        if not self._page.begin(self._options.slot, lease.number, task_id, encoded, attempt, wall_s):
+        wall_s, begun = time.time(), time.monotonic_ns()
+        if not self._page.begin(self._options.slot, lease.number, task_id, encoded, attempt, wall_s, begun):
             self._return([lease.number])
             return
         if flags & Flag.TRACK_STARTED:
             self._router.send(messages.Started(lease.number, wall_s))
-        begun = time.perf_counter_ns()
         ran = self._execution.run(lease.record, lease.frames)
         if os.getpid() != self._pid:
             # A process that the task has forked came out of it too. It is no slot, and has nothing to say.
             os._exit(0)
-        runtime_us = (time.perf_counter_ns() - begun) // 1000
+        runtime_us = (time.monotonic_ns() - begun) // 1000
         self._page.end(self._options.slot)
         if ran.status == Status.RETRY:
             work.retries(lease, runtime_us, ran.body, ran.eta_wall_s, ran.call, time.monotonic())
         else:
-            work.ended(lease, ran.status, runtime_us, ran.body, ran.frames, time.monotonic())
+            work.ended(lease, ran.status, runtime_us, ran.body, ran.frames, time.monotonic(), ran.cause)
 
     def _return(self, leases: list[int]) -> None:
         self._router.send(self._work.returned(leases, time.monotonic()))
@@ -226,6 +228,7 @@ class Slot:
             "index": options.slot,
             "queues": list(options.queues),
             "last_lease": self._work.last_lease,
+            "unreceipted": self._work.unreceipted_leases(),
             "link": self._links,
         }
         return messages.Hello(

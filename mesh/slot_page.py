@@ -12,10 +12,11 @@ will be.
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import os
 import struct
+import time
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 #: Between raising `withdrawn` and reading `begun`.
@@ -29,10 +30,15 @@ _BEGUN: Final = 0
 _WITHDRAWN: Final = 8
 _PID: Final = 16
 _RUNNING: Final = 24  #: 1 while the begun lease runs
+_ENTERED: Final = 32  #: the last lease that a predecessor of this process can have begun
 _DETAIL: Final = 64
 
 _WORD: Final = struct.Struct("=Q")
 _WORD_BYTES: Final = 8
+#: What a slot has begun lately: more than it may hold without the owner's receipt (core.work.UNRECEIPTED_MAX).
+BEGINNINGS: Final = 2048
+#: lease, when (monotonic ns, the same clock in every process of a host), task id
+_BEGINNING: Final = struct.Struct("=QQ16s")
 #: started_wall_s, attempt, task id, name length, name
 _DETAIL_FORM: Final = struct.Struct(f"=dI16sH{_NAME_BYTES}s")
 
@@ -47,8 +53,20 @@ class Running(NamedTuple):
     lease: int
 
 
+class Beginnings(NamedTuple):
+    """What the processes of one slot have begun lately, as their page tells a router that starts."""
+
+    slot: int
+    pid: int  #: of the process that holds the record
+    #: (task id, lease, when, whether by this process and not one before it)
+    begun: list[tuple[bytes, int, float, bool]]
+
+
 class SlotPage:
-    """The page of one node. The supervisor creates it; template and slots inherit the mapping."""
+    """The page of one node. The supervisor creates it; template and slots inherit the mapping.
+
+    Behind the records lie the beginnings: of each slot a ring of (lease, task id), written before the lease is begun.
+    """
 
     def __init__(self, path: str, slots: int, *, create: bool) -> None:
         self.path = path
@@ -57,8 +75,8 @@ class SlotPage:
         fd = os.open(path, flags, 0o600)
         try:
             if create:
-                os.ftruncate(fd, slots * RECORD_BYTES)
-            self._map = mmap.mmap(fd, slots * RECORD_BYTES)
+                os.ftruncate(fd, _page_bytes(slots))
+            self._map = mmap.mmap(fd, _page_bytes(slots))
             #: The same bytes as words. Only so is a word written whole: `struct.pack_into` clears its bytes first, and
             #: another process could read the zero in between.
             self._words = memoryview(self._map).cast("Q")
@@ -72,14 +90,18 @@ class SlotPage:
         base = slot * RECORD_BYTES
         last = max(self._read(base + _BEGUN), self._read(base + _WITHDRAWN))
         self._write(base + _RUNNING, 0)
+        self._write(base + _ENTERED, last)
         self._write(base + _PID, pid)
         return last
 
-    def begin(self, slot: int, lease: int, task_id: bytes, name: bytes, attempt: int, wall_s: float) -> bool:
+    def begin(
+        self, slot: int, lease: int, task_id: bytes, name: bytes, attempt: int, wall_s: float, mono_ns: int
+    ) -> bool:
         """Writes a lease as begun. False where it was withdrawn: then it must not run, and is to be returned."""
         base = slot * RECORD_BYTES
         page = self._map
         _DETAIL_FORM.pack_into(page, base + _DETAIL, wall_s, attempt, task_id, len(name), name)
+        _BEGINNING.pack_into(page, _ring_at(self.slots, slot, lease), lease, mono_ns, task_id)
         words = self._words
         words[(base + _BEGUN) // _WORD_BYTES] = lease
         if words[(base + _WITHDRAWN) // _WORD_BYTES] >= lease:
@@ -133,12 +155,6 @@ class SlotPage:
         self._words.release()
         self._map.close()
 
-    def remove(self) -> None:
-        """Unmaps the page and removes the file."""
-        self.close()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path)
-
 
 def begun_of(path: str, slot: int, pid: int) -> int | None:
     """The last lease that this slot process began, read from the file; None where it does not say."""
@@ -155,6 +171,70 @@ def begun_of(path: str, slot: int, pid: int) -> int | None:
         return None
     begun: int = _WORD.unpack_from(record, _BEGUN)[0]
     return begun
+
+
+def withdraw_all(paths: Iterable[str], ahead: int) -> dict[str, list[int]]:
+    """Has no slot of these pages begin what it was granted: for a router that starts, and whose predecessor granted it.
+
+    Returns up to which lease, of each slot: `ahead` beyond the last begun. Returns after `SETTLE_S`.
+    """
+    withdrawn: dict[str, list[int]] = {}
+    opened = [page for path in paths if (page := _open(path)) is not None]
+    for _ in range(2):  # again, should a supervisor have written an earlier withdrawal over the first
+        for page in opened:
+            upto = withdrawn.setdefault(page.path, [page.begun(slot) + ahead for slot in range(page.slots)])
+            for slot in range(page.slots):
+                page.withdraw(slot, upto[slot])
+        time.sleep(SETTLE_S)
+    for page in opened:
+        page.close()
+    return withdrawn
+
+
+def _open(path: str) -> SlotPage | None:
+    try:
+        slots = os.stat(path).st_size // _page_bytes(1)
+        return SlotPage(path, slots, create=False) if slots else None
+    except (OSError, ValueError):
+        return None
+
+
+def beginnings_of(path: str) -> list[Beginnings]:
+    """What the slots of a page have begun lately; nothing where the file is none, or cut off.
+
+    It may be written meanwhile: a beginning that is half there is one that its slot has not begun.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            size = os.fstat(fd).st_size
+            page = os.pread(fd, size, 0)
+        finally:
+            os.close(fd)
+    except OSError:
+        return []
+    slots = len(page) // (RECORD_BYTES + BEGINNINGS * _BEGINNING.size)
+    return [_beginnings(page, slots, slot) for slot in range(slots)]
+
+
+def _beginnings(page: bytes, slots: int, slot: int) -> Beginnings:
+    base = slot * RECORD_BYTES
+    begun, pid, entered = (_WORD.unpack_from(page, base + at)[0] for at in (_BEGUN, _PID, _ENTERED))
+    found = Beginnings(slot, pid, [])
+    first = _ring_at(slots, slot, 0)
+    ring = page[first : first + BEGINNINGS * _BEGINNING.size]
+    for lease, mono_ns, task_id in _BEGINNING.iter_unpack(ring):
+        if 0 < lease <= begun:
+            found.begun.append((task_id, lease, mono_ns / 1e9, lease > entered))
+    return found
+
+
+def _page_bytes(slots: int) -> int:
+    return slots * (RECORD_BYTES + BEGINNINGS * _BEGINNING.size)
+
+
+def _ring_at(slots: int, slot: int, lease: int) -> int:
+    return slots * RECORD_BYTES + (slot * BEGINNINGS + lease % BEGINNINGS) * _BEGINNING.size
 
 
 def name_bytes(name: str) -> bytes:

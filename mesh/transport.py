@@ -67,8 +67,8 @@ class _Socket:
         socket.set(zmq.RCVHWM, HIGH_WATER_MARK)
         socket.set(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
 
-    def _receive(self, *, routed: bool) -> tuple[bytes, Message | None, tuple[Buffer, ...]]:
-        """One message, where there is one; None in place of a malformed one."""
+    def _receive(self, *, routed: bool) -> tuple[bytes, Message | None, tuple[Buffer, ...], Buffer]:
+        """(peer, message, frames, header as it came) where there is one; None in place of a malformed message."""
         socket = self.socket
         # A message has at least one frame, so at least one follows the routing id.
         peer = socket.recv(zmq.NOBLOCK) if routed else b""
@@ -77,19 +77,19 @@ class _Socket:
         if header.more:
             frames = self._more_frames()
         try:
-            return peer, codec.decode(header.buffer, len(frames)), frames
+            return peer, codec.decode(header.buffer, len(frames)), frames, header.buffer
         except MalformedMessage as error:
             self._malformed(peer, error)
-            return peer, None, ()
+            return peer, None, (), b""
 
-    def _drain(self, limit: int, *, routed: bool) -> Iterator[tuple[bytes, Message, tuple[Buffer, ...]]]:
+    def _drain(self, limit: int, *, routed: bool) -> Iterator[tuple[bytes, Message, tuple[Buffer, ...], Buffer]]:
         # Asking for events costs a third of the exception that an empty socket raises.
         events = self.socket.getsockopt
         while limit and int(events(zmq.EVENTS)) & zmq.POLLIN:
             limit -= 1
-            peer, message, frames = self._receive(routed=routed)
+            peer, message, frames, raw = self._receive(routed=routed)
             if message is not None:
-                yield peer, message, frames
+                yield peer, message, frames, raw
 
     def _more_frames(self) -> tuple[Buffer, ...]:
         frames: list[Buffer] = []
@@ -150,7 +150,7 @@ class Link(_Socket):
 
     def receive(self, limit: int = DRAIN) -> Iterator[tuple[Message, tuple[Buffer, ...]]]:
         """What has arrived, up to `limit` messages, without waiting. Malformed messages are left out."""
-        for _, message, frames in self._drain(limit, routed=False):
+        for _, message, frames, _ in self._drain(limit, routed=False):
             yield message, frames
 
 
@@ -196,10 +196,10 @@ class Door(_Socket):
             raise
         return True
 
-    def receive(self, limit: int = DRAIN) -> Iterator[tuple[bytes, Message, tuple[Buffer, ...]]]:
-        """(peer, message, frames) of what has arrived, up to `limit` messages, without waiting.
+    def receive(self, limit: int = DRAIN) -> Iterator[tuple[bytes, Message, tuple[Buffer, ...], Buffer]]:
+        """(peer, message, frames, header as it came) of what has arrived, up to `limit` messages, without waiting.
 
-        Malformed messages are left out.
+        Malformed messages are left out. A header is to be copied by who keeps it.
         """
         return self._drain(limit, routed=True)
 

@@ -7,6 +7,9 @@ from typing import Final
 
 from mesh import messages as m
 from mesh.core.callers import Caller
+from mesh.core.dispatch import EXPIRED
+from mesh.core.leases import Consumer
+from mesh.core.ledger import Ledger
 from mesh.core.outbox import Outbox
 from mesh.core.outcomes import OutcomeStore, Stored
 from mesh.core.sequences import SequenceSet
@@ -29,16 +32,21 @@ class Answers:
         self,
         outcomes: OutcomeStore,
         callers: dict[bytes, Caller],
+        ledger: Ledger,
         outbox: Outbox,
         owner_tag: bytes,
         encode_failure: Callable[[MeshError], bytes],
+        begun_elsewhere: dict[bytes, tuple[Consumer, int]],
     ) -> None:
         self.outcomes = outcomes
         #: {id prefix: caller}, to be read.
         self._callers = callers
+        self._ledger = ledger
         self._outbox = outbox
         self._owner_tag = owner_tag
         self._encode_failure = encode_failure
+        #: As in `Intake`.
+        self._begun_elsewhere = begun_elsewhere
         #: {task id, or a custom id that is not known yet: peers that asked to be told}
         self.watchers: dict[bytes | str, set[bytes]] = {}
         #: Ids with an outcome whose call this router has never seen.
@@ -46,10 +54,13 @@ class Answers:
 
     # --- outcomes --------------------------------------------------------------------------------
 
-    def store(self, task_id: bytes, stored: Stored, *, delivered: bool) -> None:
-        """Keeps an outcome and tells its caller, unless the slot has done so, and who watches for it."""
+    def store(self, task_id: bytes, task: Task | None, stored: Stored, *, delivered: bool) -> None:
+        """Keeps an outcome and tells its caller, unless the slot has done so, and who watches for it.
+
+        `task` is None where only its slot knew it.
+        """
         self.outcomes.put(task_id, stored)
-        self._outbox.ended.append(task_id)
+        self._ledger.news(task_id, task, self._outbox.now)
         if not delivered:
             caller = self._callers.get(task_id[:PREFIX_BYTES])
             if caller is not None and caller.peer is not None:
@@ -67,14 +78,15 @@ class Answers:
         self._outbox.add_result(peer, task_id, stored)
 
     def ended_without_slot(self, task: Task, kind: str, reason: str) -> None:
-        """A task was given up ("lost"), or was not begun in time ("expired"). What `Dispatch` calls."""
-        if kind == "expired":
+        """A task was given up, or was not begun in time. `kind` is one of the words of `dispatch`."""
+        if kind == EXPIRED:
             status: int = Status.REVOKED
             error: MeshError = TaskRevokedError(f"task {task.name} was not run: {reason}")
         else:
             status, error = Status.FAILURE, WorkerLostError(f"task {task.name} was given up: {reason}")
-        stored = Stored(status, self._encode_failure(error), (), self._outbox.now.mono_s)
-        self.store(task.task_id, stored, delivered=False)
+        kept = bool(task.flags & Flag.KEEP_RESULT)
+        stored = Stored(status, self._encode_failure(error), (), self._outbox.now.mono_s, kept, task.custom_id)
+        self.store(task.task_id, task, stored, delivered=False)
         if task.flags & Flag.IGNORE_RESULT:
             self.outcomes.received(task.task_id)  # kept for whoever asks, but nobody will come for it
 
@@ -109,6 +121,16 @@ class Answers:
         # Its caller may send the call once more; then it is answered with this outcome.
         self.orphans.add(task_id)
         return True
+
+    def heard_of(self, task_id: bytes) -> None:
+        """A slot has told what came of a run that no call here explains: it is not to be waited for."""
+        self._begun_elsewhere.pop(task_id, None)
+
+    def hand_out_orphan(self, caller: Caller, task_id: bytes) -> None:
+        """The call of an outcome that was here before it has come."""
+        self.orphans.discard(task_id)
+        if caller.peer is not None:
+            self.hand_out(caller.peer, task_id)
 
     def adopt_orphans(self, caller: Caller, outstanding: m.Ranges) -> None:
         """Outcomes that came here before their caller did answer it: they need no second run."""

@@ -16,6 +16,7 @@ class Caller:
 
     __slots__ = (
         "confirm_due_mono_s",
+        "durable",
         "last_seen_mono_s",
         "link",
         "peer",
@@ -23,6 +24,7 @@ class Caller:
         "prefix",
         "refused",
         "seen",
+        "uncommitted",
         "unconfirmed",
     )
 
@@ -35,9 +37,13 @@ class Caller:
         self.link = 0
         #: Sequences that came here, or that the client said have ended.
         self.seen = SequenceSet()
-        #: Those of `seen` that are journaled and not yet told.
-        self.unconfirmed = SequenceSet()
-        #: [[sequence, reason], ...] not yet told.
+        #: {level: those of `seen` for which that level is reached, and not yet told}
+        self.unconfirmed: dict[Durability, SequenceSet] = {}
+        #: Those of `seen` that need not be known to the journal any more, or that are in a commit.
+        self.durable = SequenceSet()
+        #: Those of `seen` that are to be journaled and are not yet.
+        self.uncommitted = SequenceSet()
+        #: [[sequence, code, reason], ...] not yet told.
         self.refused: list[list[object]] = []
         #: When they are told; None where there is nothing to tell.
         self.confirm_due_mono_s: float | None = None
@@ -48,14 +54,24 @@ class Caller:
         if self.confirm_due_mono_s is None or mono_s < self.confirm_due_mono_s:
             self.confirm_due_mono_s = mono_s
 
-    def take_confirm(self, durability: Durability) -> Confirm:
-        """What is to be told now; nothing is left afterwards."""
+    def reached(self, level: Durability, first: int, last: int) -> None:
+        """Of these sequences the level is to be told."""
+        self.unconfirmed.setdefault(level, SequenceSet()).add_range(first, last)
+
+    def take_confirms(self) -> list[Confirm]:
+        """What is to be told now, one message a level; nothing is left afterwards."""
         self.confirm_due_mono_s = None
+        unconfirmed, self.unconfirmed = self.unconfirmed, {}
         refused, self.refused = self.refused, []
-        return Confirm(durability, self.unconfirmed.take(), refused)
+        confirms = [Confirm(level, sequences.take(), []) for level, sequences in unconfirmed.items()]
+        if refused:
+            confirms.append(Confirm(Durability.NONE, [], refused))
+        return confirms
 
     def check(self) -> None:
         """Raises AssertionError where a range set is damaged, or something untold has no due time."""
         self.seen.check()
-        self.unconfirmed.check()
+        self.uncommitted.check()
+        for sequences in self.unconfirmed.values():
+            sequences.check()
         assert self.confirm_due_mono_s is not None or not (self.unconfirmed or self.refused)

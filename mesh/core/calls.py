@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from mesh import messages as m
 from mesh.core.sequences import SequenceSet
-from mesh.exceptions import MeshError, QueueFull, ResultExpired, TaskLost
+from mesh.exceptions import MeshError, NotJournaled, QueueFull, ResultExpired, TaskIdTaken, TaskLost
 from mesh.ids import PREFIX_BYTES, SEQUENCE_BYTES, sequence_of, stamp, to_text
 from mesh.interfaces import Ending, PendingCall
 from mesh.messages import Buffer, Durability, Flag
@@ -20,8 +20,8 @@ PUBLISH_BYTES: Final = 1 << 20
 RECONCILE_S: Final = 2.0
 #: Sequences asked about at once.
 RECONCILE_CALLS: Final = 4096
-#: Receipts that go along with the next publish; fewer wait for the next look.
-RECEIVED_ALONG: Final = 256
+#: So many received outcomes are told by themselves; fewer wait for the next publish, or the next look.
+RECEIVED_AT_ONCE: Final = 256
 #: Bodies of confirmed calls kept for a router that keeps nothing itself; beyond it the oldest are dropped.
 RETAINED_BYTES_MAX: Final = 256 << 20
 
@@ -65,6 +65,7 @@ class Calls:
         self._boot = b""
         #: What `next_publish` has taken and neither `sent` nor `not_sent` has settled.
         self._taken: list[Entry] = []
+        self._taken_received: m.Ranges = []
 
     # --- submitting ------------------------------------------------------------------------------
 
@@ -125,11 +126,14 @@ class Calls:
                     size += sum(map(len, own))
             taken.append(unsent.popleft())
         self._taken = taken
-        return m.Publish(self.confirm_wanted, records), tuple(frames)
+        self._taken_received = self._received.take() if records else []
+        return m.Publish(self.confirm_wanted, records, self._taken_received), tuple(frames)
 
     def not_sent(self) -> None:
         """The message could not be handed over; it is next again."""
         self._unsent.extendleft(reversed(self._taken))
+        for first, last in self._taken_received:
+            self._received.add_range(first, last)
 
     def sent(self) -> None:
         """The message was handed over."""
@@ -176,11 +180,10 @@ class Calls:
     def confirm(self, confirm: m.Confirm) -> list[PendingCall]:
         """The router answers for calls, or refuses them. Returns the calls that this settles."""
         settled = []
-        for sequence, reason in confirm.refused:
+        for sequence, code, reason in confirm.refused:
             entry = self.open.pop(stamp(self.prefix, sequence), None)
             if entry is not None:
-                queue = entry.record[2] if entry.record is not None else "?"
-                settled.append(self._fail(entry, QueueFull(queue, reason)))
+                settled.append(self._fail(entry, _refusal(entry, code, reason)))
         for first, last in confirm.confirmed:
             settled += self._confirm_range(first, last, confirm.durability)
         if self._retained_bytes > RETAINED_BYTES_MAX:
@@ -196,6 +199,7 @@ class Calls:
                 continue
             record, _, pending = entry
             pending.confirmed = True
+            pending.durability = Durability(durability)
             self.unconfirmed -= 1
             settled.append(pending)
             if record is not None and record[4] & Flag.IGNORE_RESULT:
@@ -233,8 +237,8 @@ class Calls:
                     self._fail(
                         entry,
                         TaskLost(
-                            f"task {to_text(task_id)} was lost: its router died and kept no journal. It may have run; "
-                            "call it again if it may run twice."
+                            f"task {to_text(task_id)} was lost: its router died, and nothing is known of it now. It may "
+                            "have run; call it again if it may run twice."
                         ),
                     )
                 )
@@ -364,9 +368,9 @@ class Calls:
         self._cursor += RECONCILE_CALLS
         return outstanding
 
-    def received_along(self) -> m.Received | None:
-        """What to tell together with a publish."""
-        return m.Received(self._received.take()) if len(self._received) >= RECEIVED_ALONG else None
+    def received_at_once(self) -> m.Received | None:
+        """What should be told of received outcomes now."""
+        return m.Received(self._received.take()) if len(self._received) >= RECEIVED_AT_ONCE else None
 
     def received_rest(self) -> m.Received | None:
         """What is left to tell before the link is closed."""
@@ -385,6 +389,16 @@ class Calls:
         assert list(self.open) == sorted(self.open)
         assert all(entry.pending.ending is None for entry in self.open.values())
         self._received.check()
+
+
+def _refusal(entry: Entry, code: str, reason: str) -> MeshError:
+    """The error of a call that the router has refused."""
+    record = entry.record or [0, "?", "?"]
+    if code == m.Refused.DISK:
+        return NotJournaled(record[1], reason)
+    if code == m.Refused.ID:
+        return TaskIdTaken(entry.pending.custom_id or "?")
+    return QueueFull(record[2], reason)
 
 
 def _size(entry: Entry) -> int:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from sys import intern
-from typing import Final
+from typing import Final, NamedTuple
 
 from mesh import messages as m
 from mesh.core import inquiry
 from mesh.core.dispatch import Dispatch
-from mesh.core.effects import Effect, RemovePage, SendControl
+from mesh.core.effects import Effect, RemovePage, SendControl, WatchProcess
 from mesh.core.leases import Consumer, Kind
 from mesh.core.membership import Membership, Node
 from mesh.core.outbox import Outbox
-from mesh.messages import Buffer
+from mesh.core.sequences import SequenceSet
+from mesh.messages import Buffer, Ranges
 
 #: How long a node has to tell the cause of a slot's death, before it counts without one.
 CAUSE_S: Final = 2.0
@@ -22,13 +23,67 @@ MAX_SLOTS: Final = 1 << 16
 MAX_LEASE: Final = 1 << 61
 
 
+#: Leases that a router which starts withdraws beyond the last that a slot has begun: more than any slot holds.
+WITHDRAWN_AT_START: Final = 1 << 12
+#: A routing id that begins so is nobody's.
+PLACEHOLDER: Final = b"\0"
+
+
+class LivingSlot(NamedTuple):
+    """A slot that an earlier router knew, as its node's page shows it."""
+
+    node: str
+    slot: int  #: its index
+    pid: int
+    page: str
+    withdrawn: int  #: leases up to this one may not begin any more
+    begun: dict[bytes, int]  #: {task id: lease} of what was begun here last
+
+
+class _SlotFacts(NamedTuple):
+    """What a slot says of itself."""
+
+    node: str
+    slot: int
+    queues: list[str]
+    last_lease: int
+    unreceipted: Ranges
+    link: int
+
+
+def is_placeholder(consumer: Consumer) -> bool:
+    """Whether this only keeps the place of a slot that has yet to join."""
+    return consumer.peer.startswith(PLACEHOLDER)
+
+
+def _slot_facts(hello: m.Hello) -> _SlotFacts | None:
+    info = hello.info
+    node, index, queues, last = info.get("node"), info.get("index"), info.get("queues"), info.get("last_lease")
+    if not (type(node) is str and type(index) is int and type(last) is int and type(queues) is list and queues):
+        return None
+    if not (0 <= index < MAX_SLOTS and 0 <= last < MAX_LEASE) or not all(type(queue) is str for queue in queues):
+        return None
+    unreceipted = info.get("unreceipted", [])
+    if not m.are_ranges(unreceipted, MAX_LEASE):
+        return None
+    return _SlotFacts(node, index, queues, last, unreceipted, inquiry.link_of(info))
+
+
 class Crew:
     """1. Lets slots and nodes join, over one link each. 2. Heeds what nodes say of their slots. 3. Joins the two
     messages of a slot's death: its process ended, its node knows why. 4. Knows which slot pages are needed.
     """
 
-    def __init__(self, dispatch: Dispatch, membership: Membership, outbox: Outbox) -> None:
+    def __init__(
+        self,
+        dispatch: Dispatch,
+        membership: Membership,
+        outbox: Outbox,
+        begun_elsewhere: dict[bytes, tuple[Consumer, int]],
+    ) -> None:
         self._dispatch = dispatch
+        #: As in `Intake`.
+        self._begun_elsewhere = begun_elsewhere
         self._membership = membership
         self._outbox = outbox
         #: Slot processes that died while their node lives: {pid: (last lease begun, how long their node has to tell
@@ -43,35 +98,66 @@ class Crew:
 
     def slot_hello(self, peer: bytes, hello: m.Hello) -> bool:
         """A slot joins. False where it says nothing of use, or says it over an earlier link."""
-        info = hello.info
-        node, index, queues, last = info.get("node"), info.get("index"), info.get("queues"), info.get("last_lease")
-        if not (type(node) is str and type(index) is int and type(last) is int and type(queues) is list and queues):
+        said = _slot_facts(hello)
+        if said is None:
             return False
-        if not (0 <= index < MAX_SLOTS and 0 <= last < MAX_LEASE):
-            return False
-        if not all(type(queue) is str for queue in queues):
-            return False
-        if peer not in self._dispatch.consumers:
-            link = inquiry.link_of(info)
-            if not self._replaces_earlier_link(node, index, hello.pid, last, link):
-                return False
-            names = tuple(dict.fromkeys(intern(queue) for queue in queues))
-            consumer = Consumer(peer, Kind.SLOT, names, node=intern(node), index=index, pid=hello.pid, last_lease=last)
-            consumer.link = link
-            self._dispatch.join(consumer)
+        if peer in self._dispatch.consumers:
+            return True
+        known = [
+            one
+            for one in self._dispatch.consumers.values()
+            if one.pid == hello.pid and one.index == said.slot and (one.node == said.node or is_placeholder(one))
+        ]
+        if any(one.link > said.link for one in known):
+            return False  # the HELLO of an earlier link, which arrives late
+        node, names = intern(said.node), tuple(dict.fromkeys(map(intern, said.queues)))
+        consumer = Consumer(
+            peer,
+            Kind.SLOT,
+            names,
+            node=node,
+            index=said.slot,
+            pid=hello.pid,
+            last_lease=max(said.last_lease, *(one.last_lease for one in known if is_placeholder(one)), 0),
+        )
+        consumer.link = said.link
+        consumer.quiet = any(one.quiet and not is_placeholder(one) for one in known)
+        self._moved(known, consumer, said.unreceipted)
+        self._dispatch.join_again(consumer, known, said.unreceipted)
         return True
 
-    def _replaces_earlier_link(self, node: str, index: int, pid: int, last_lease: int, link: int) -> bool:
-        """A slot that joins over a new link runs nothing; leases up to `last_lease` it has seen, and may have run.
+    def _moved(self, earlier: list[Consumer], consumer: Consumer | None, unreceipted: Ranges) -> None:
+        """What was begun on the word of an earlier router is now known to be this slot's, or nobody's."""
+        has_run = SequenceSet(unreceipted)
+        for task_id, (one, lease) in list(self._begun_elsewhere.items()):
+            if one not in earlier:
+                continue
+            if consumer is not None and lease in has_run:
+                self._begun_elsewhere[task_id] = (consumer, lease)
+            else:
+                del self._begun_elsewhere[task_id]
 
-        False for the HELLO of an earlier link that arrives late.
-        """
-        for one in list(self._dispatch.consumers.values()):
-            if one.node == node and one.index == index and one.pid == pid:
-                if one.link > link:
-                    return False
-                self._dispatch.lost(one.peer, last_lease, "its slot joined anew", node_lost=False, charged=False)
-        return True
+    # --- slots that an earlier router knew --------------------------------------------------------
+
+    def stands_in(self, slot: LivingSlot) -> Consumer:
+        """Keeps the place of a slot that lives and has yet to join: whatever it has begun is leased to it."""
+        consumer = Consumer(
+            PLACEHOLDER + slot.pid.to_bytes(8, "big"),
+            Kind.SLOT,
+            (),
+            node=intern(slot.node),
+            index=slot.slot,
+            pid=slot.pid,
+            last_lease=slot.withdrawn,
+        )
+        consumer.quiet = True
+        consumer.recalled_upto = MAX_LEASE
+        self._dispatch.join(consumer)
+        self.forsaken[slot.pid] = slot.page
+        self._outbox.effects.append(WatchProcess(slot.pid))
+        for task_id, lease in slot.begun.items():
+            self._begun_elsewhere[task_id] = (consumer, lease)
+        return consumer
 
     def slot_bye(self, peer: bytes) -> None:
         """A slot takes no more tasks."""
@@ -115,16 +201,24 @@ class Crew:
             return False
         page = hello.info.get("page")
         self.pages[name] = page if type(page) is str else ""
+        known_slots = [pid for pid, kept in self.forsaken.items() if kept == page and kept]
+        for pid in known_slots:
+            del self.forsaken[pid]
         for consumer in self._dispatch.consumers.values():
-            if consumer.node == name:  # a recall may have been lost with the node's earlier link
+            if consumer.node == name and not is_placeholder(
+                consumer
+            ):  # a recall may have been lost with the node's earlier link
                 consumer.recalling = False
         return True
 
-    def node_bye(self, peer: bytes) -> None:
-        """A node leaves."""
+    def node_bye(self, peer: bytes) -> set[str]:
+        """A node leaves. Returns the slot page it kept."""
         node = self._membership.by_peer(peer)
-        if node is not None:
-            self._node_gone(node, "it left")
+        if node is None:
+            return set()
+        page = self.pages[node.name]
+        self._node_gone(node, "it left")
+        return {page}
 
     def _node_gone(self, node: Node, reason: str) -> None:
         self._outbox.effects += self._membership.leave(node.name, reason)
@@ -184,7 +278,9 @@ class Crew:
     def slot_ended(self, pid: int, begun: int | None) -> set[str]:
         """The slots of this process are gone. Returns the slot pages that nobody keeps any more for them."""
         page = self.forsaken.pop(pid, None)
-        for consumer in [one for one in self._dispatch.consumers.values() if one.pid == pid]:
+        consumers = [one for one in self._dispatch.consumers.values() if one.pid == pid]
+        self._moved(consumers, None, [])
+        for consumer in consumers:
             consumer.quiet = True
             if consumer.node in self._membership.nodes and page is None:
                 self.dead_slots[pid] = (begun, self._outbox.now.mono_s + CAUSE_S)

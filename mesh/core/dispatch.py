@@ -22,10 +22,12 @@ from mesh.core.credit import (
     Estimates,
 )
 from mesh.core.leases import Consumer, Kind
-from mesh.core.ready import ReadyQueue
+from mesh.core.ready import Block, ReadyQueue
 from mesh.core.schedule import Schedule
-from mesh.core.task import Task
-from mesh.messages import Flag
+from mesh.core.sequences import SequenceSet
+from mesh.core.task import NO_ROW, Begun, Task
+from mesh.ids import PREFIX_BYTES, sequence_of
+from mesh.messages import Buffer, Flag, Ranges
 from mesh.states import Phase
 
 
@@ -44,17 +46,49 @@ class Budgets(NamedTuple):
     lost: int
 
 
+#: Why a task is over without an outcome of a slot: words of `DeadLetter.cause`, and EXPIRED.
+CRASHED: Final = "crashed"  #: beyond `crash_budget`
+NODE_LOST: Final = "node lost"  #: beyond `lost_budget`
+MAY_HAVE_RUN: Final = "may have run"  #: may run at most once, and had begun
+DAMAGED: Final = "damaged"  #: the journal's row of it can't be read
+EXPIRED: Final = "expired"
+#: Tasks that may run at most once and are marked in the journal together, before any of them goes out.
+CLEARED_AT_ONCE: Final = 256
+#: A line shorter than this stays in memory, however full that is.
+PAGED_FROM: Final = 1024
+
+
 class Dispatch:
     """1. Orders tasks. 2. Leases them. 3. Takes them back. Tells by `ended` which task is over without an outcome of
-    a slot.
+    a slot, and by `changed` which is not as it was published.
     """
 
-    def __init__(self, budgets: Budgets, ended: Callable[[Task, str, str], None]) -> None:
+    def __init__(
+        self,
+        budgets: Budgets,
+        resident_max: int,
+        ended: Callable[[Task, str, str], None],
+        changed: Callable[[Task], None],
+    ) -> None:
         self._budgets = budgets
-        #: Called with (task, kind, reason) where kind is "lost" or "expired".
+        #: Tasks in memory beyond which the ends of long lines are paged out.
+        self.resident_max = resident_max
+        #: Called with (task, kind, reason), with the kinds named above.
         self._ended = ended
-        #: {task_id: task}. Exactly the tasks that are not DONE.
+        self._changed = changed
+        #: {task_id: task}. Exactly the tasks that are not DONE, but for those in blocks.
         self.open: dict[bytes, Task] = {}
+        #: {client prefix: sequences in blocks}
+        self.paged: dict[bytes, SequenceSet] = {}
+        self.paged_count = 0
+        #: Bytes of all bodies, those in blocks too.
+        self.body_bytes = 0
+        #: Queues in which a block may be needed soon.
+        self._hungry: set[str] = set()
+        #: At the top of a queue, and to be marked in the journal before they may be leased.
+        self.to_clear: list[Task] = []
+        #: {task id: how many news the journal must hold}, of those that are being marked.
+        self.clearing: dict[bytes, float] = {}
         self.queues: dict[str, ReadyQueue] = {}
         self.consumers: dict[bytes, Consumer] = {}
         #: The same consumers by queue, in order of arrival.
@@ -69,6 +103,7 @@ class Dispatch:
     def accept(self, task: Task, now: Now) -> None:
         """Takes a new task: into its queue, or to wait for its eta."""
         self.open[task.task_id] = task
+        self.body_bytes += len(task.body) if not task.frames else task.body_bytes
         options = task.options
         if options is None:
             self._push(task)
@@ -83,6 +118,65 @@ class Dispatch:
         else:
             self._push(task)
 
+    def accept_running(self, task: Task, consumer: Consumer, lease: int) -> None:
+        """Takes a task that an earlier router has leased to a slot that lives, and which has begun there."""
+        self.open[task.task_id] = task
+        self.body_bytes += task.body_bytes
+        if task.options is not None and "expires" in task.options:
+            self.schedule.expire(task, task.options["expires"])
+        task.phase = Phase.LEASED
+        consumer.holds_from_before(lease, task)
+
+    def accept_block(self, block: Block) -> None:
+        """Takes a batch that need not be in memory."""
+        self._queue(block.queue).push_block(block)
+        self.paged.setdefault(block.prefix, SequenceSet()).add_range(block.first, block.last)
+        self.paged_count += len(block)
+        self.body_bytes += block.body_bytes
+        self._hungry.add(block.queue)
+
+    def unfold(self, block: Block, tasks: list[Task]) -> None:
+        """A block is tasks from here on."""
+        block.tasks, block.calls, block.wanted = tasks, None, False
+        self._queue(block.queue).unfold(block, tasks)
+        for task in tasks:
+            self.open[task.task_id] = task
+        self.paged[block.prefix].discard_range(block.first, block.last)
+        if not self.paged[block.prefix]:
+            del self.paged[block.prefix]
+        self.paged_count -= len(block)
+        self.ready_count += len(tasks)
+
+    def needed_blocks(self) -> list[Block]:
+        """The blocks that should be unfolded now; each is told again until it is, or `wanted`."""
+        if not self._hungry:
+            return []
+        needed = []
+        for name in list(self._hungry):
+            queue = self.queues.get(name)
+            blocks = queue.next_blocks() if queue is not None else []
+            if not blocks:
+                self._hungry.discard(name)
+            needed += [block for block in blocks if not block.wanted]
+        return needed
+
+    def wants_paging(self, queue: str) -> bool:
+        """Whether a further batch for this queue need not be in memory."""
+        if len(self.open) < self.resident_max:
+            return False
+        known = self.queues.get(queue)
+        return known is not None and len(known) >= PAGED_FROM
+
+    def __contains__(self, task_id: bytes) -> bool:
+        """Whether a task is not DONE, be it in a block."""
+        if task_id in self.open:
+            return True
+        paged = self.paged.get(task_id[:PREFIX_BYTES]) if self.paged else None
+        return paged is not None and sequence_of(task_id) in paged
+
+    def __len__(self) -> int:
+        return len(self.open) + self.paged_count
+
     def finish(self, task: Task) -> None:
         """Takes a task out for good. A lease that holds it stays until its holder ends or returns it."""
         if task.phase is Phase.READY:
@@ -91,7 +185,11 @@ class Dispatch:
             self._queue(task.queue).ended()
         else:
             task.move(Phase.DONE)
+        self._closed(task)
+
+    def _closed(self, task: Task) -> None:
         del self.open[task.task_id]
+        self.body_bytes -= len(task.body) if not task.frames else task.body_bytes
 
     def outcome(self, consumer: Consumer, lease: int, task_id: bytes, now: Now, runtime_us: int) -> Task | None:
         """Ends a lease with an outcome and its task with it; None where it is not held so, or the task has ended."""
@@ -103,7 +201,7 @@ class Dispatch:
         if task.phase is Phase.DONE:  # the outcome of an earlier attempt came first
             return None
         task.phase = Phase.DONE
-        del self.open[task.task_id]
+        self._closed(task)
         return task
 
     def retried(self, consumer: Consumer, lease: int, task_id: bytes, now: Now, eta_wall_s: float) -> Task | None:
@@ -120,6 +218,12 @@ class Dispatch:
             task.move(Phase.READY)
             self._push(task)
         return task
+
+    def replace_body(self, task: Task, body: bytes, frames: tuple[Buffer, ...]) -> None:
+        """The next run of a task has other arguments."""
+        self.body_bytes -= task.body_bytes
+        task.body, task.frames = body, frames
+        self.body_bytes += task.body_bytes
 
     @staticmethod
     def _close(consumer: Consumer, lease: int, task_id: bytes, now: Now) -> Task | None:
@@ -149,6 +253,24 @@ class Dispatch:
             for queue in consumer.queues:
                 self._by_queue[queue].remove(consumer)
         return consumer
+
+    def join_again(self, consumer: Consumer, earlier: list[Consumer], unreceipted: Ranges) -> None:
+        """A slot that was known, or whose page was, has a new link. It runs nothing; of what it has run it tells the
+        outcomes now, those of `unreceipted`; what else it was granted it will never begin.
+        """
+        has_run = SequenceSet(unreceipted)
+        returned: list[Task] = []
+        for one in earlier:
+            self.leave(one.peer)
+            for lease, task in list(one.held.items()):
+                one.close(lease)
+                if lease in has_run and lease <= consumer.last_lease:
+                    consumer.holds_from_before(lease, task)
+                else:
+                    returned.append(task)
+        consumer.recalled_upto = consumer.last_lease  # all that it holds had begun
+        self._requeue(returned)
+        self.join(consumer)
 
     def returned(self, consumer: Consumer, leases: list[int]) -> None:
         """The consumer did not begin these; they go back to the front, uncharged. What it does not hold is ignored."""
@@ -191,13 +313,16 @@ class Dispatch:
         if charged:
             task.charge(cause, node_lost=node_lost)
         if task.flags & Flag.EARLY_ACK:
-            self._end(task, "lost", f"it had begun and may run at most once: {cause}")
+            self.give_up(task, MAY_HAVE_RUN, f"it had begun and may run at most once: {cause}")
         elif task.crashes > self._budgets.crash or task.losses > self._budgets.lost:
-            self._end(task, "lost", f"{task.crashes + task.losses} deliveries died: {'; '.join(task.causes or ())}")
+            kind = CRASHED if task.crashes > self._budgets.crash else NODE_LOST
+            self.give_up(task, kind, f"{task.crashes + task.losses} deliveries died: {'; '.join(task.causes or ())}")
         else:
             self._requeue([task])
+            self._changed(task)
 
-    def _end(self, task: Task, kind: str, reason: str) -> None:
+    def give_up(self, task: Task, kind: str, reason: str) -> None:
+        """Ends a task that no slot has ended."""
         self.finish(task)
         self._ended(task, kind, reason)
 
@@ -208,6 +333,9 @@ class Dispatch:
             task.phase = Phase.READY
             task.started_wall_s = 0.0
             self._expires_again(task)
+            if task.begun:  # it has not, as is known now
+                task.begun = Begun.NO
+                self._changed(task)
             self._queue(task.queue).push_front(task)
             self.ready_count += 1
 
@@ -228,7 +356,7 @@ class Dispatch:
             self._push(task)
         for task in self.schedule.expired(now.wall_s):
             if task.phase is Phase.READY or task.phase is Phase.WAITING:
-                self._end(task, "expired", "it expired before it began")
+                self.give_up(task, EXPIRED, "it expired before it began")
 
     def stale(self, now: Now) -> Iterator[Consumer]:
         """Slots whose front lease has become old while others wait behind it: their rest is to be recalled.
@@ -318,6 +446,8 @@ class Dispatch:
             if consumer.kind is Kind.SLOT and consumer.held and not _fits(consumer, expected_us, body_bytes):
                 break
             queue.pop()
+            if queue.paged:
+                self._hungry.add(queue.name)
             consumer.turn = turn
             self.ready_count -= 1
             task.phase = Phase.LEASED
@@ -337,16 +467,30 @@ class Dispatch:
         """The queue with the highest priority on top, and whose turn is next: equals take turns."""
         if len(consumer.queues) == 1:
             queue = self.queues[consumer.queues[0]]
-            return (queue if queue.top() is not None else None), 0
+            top = queue.top()
+            return (queue if top is not None and self._may_go(queue, top, consumer) else None), 0
         best: ReadyQueue | None = None
         best_priority, turn = -1, 0
         names = consumer.queues
         for step in range(len(names)):
             queue = self.queues[names[(consumer.turn + step) % len(names)]]
             top = queue.top()
-            if top is not None and top.priority > best_priority:
+            if top is not None and top.priority > best_priority and self._may_go(queue, top, consumer):
                 best, best_priority, turn = queue, top.priority, consumer.turn + step + 1
         return best, turn % len(names)
+
+    def _may_go(self, queue: ReadyQueue, top: Task, consumer: Consumer) -> bool:
+        """What may run at most once goes out only when the journal says so (contract: "early ack")."""
+        if not top.flags & Flag.EARLY_ACK or top.row == NO_ROW:
+            return True
+        where = Begun.MAYBE_ANYWHERE if consumer.kind is Kind.PEER else Begun.MAYBE_HERE
+        if top.begun < where:
+            for task in queue.upcoming(CLEARED_AT_ONCE):
+                if task.flags & Flag.EARLY_ACK and task.begun < where and task.row != NO_ROW:
+                    task.begun = where
+                    self.clearing[task.task_id] = float("inf")
+                    self.to_clear.append(task)
+        return top.task_id not in self.clearing
 
     def _push(self, task: Task) -> None:
         self._queue(task.queue).push(task)
@@ -358,9 +502,18 @@ class Dispatch:
             queue = self.queues[name] = ReadyQueue(name)
         return queue
 
+    def forget_clearing(self) -> None:
+        """The router ends: what was marked and has not gone out will not have begun."""
+        for queue in self.queues.values():
+            for task in queue:
+                if task.begun:
+                    task.begun = Begun.NO
+                    self._changed(task)
+        self.clearing.clear()
+
     def forget_empty_queues(self) -> None:
         """Drops queues that nobody consumes and that hold nothing, so that names can't pile up."""
-        for name in [name for name, queue in self.queues.items() if not queue.depth and not self._by_queue.get(name)]:
+        for name in [name for name, queue in self.queues.items() if not len(queue) and not self._by_queue.get(name)]:
             del self.queues[name]
             self._by_queue.pop(name, None)
 
@@ -392,6 +545,10 @@ class Dispatch:
         assert by_phase[Phase.DONE] == 0
         assert by_phase[Phase.READY] == self.ready_count == sum(queue.depth for queue in self.queues.values())
         assert by_phase[Phase.WAITING] == len(self.schedule)
+        blocks = [block for queue in self.queues.values() for block in queue.blocks()]
+        assert self.paged_count == sum(map(len, blocks)) == sum(map(len, self.paged.values()))
+        sizes = [*(task.body_bytes for task in self.open.values()), *(block.body_bytes for block in blocks)]
+        assert self.body_bytes == sum(sizes)
 
 
 def _may_become_stale(consumer: Consumer) -> bool:
@@ -417,7 +574,3 @@ def _fits(consumer: Consumer, expected_us: int, body_bytes: int) -> bool:
 
 def _widest(consumer: Consumer) -> int:
     return max(task.expected_us for task in consumer.held.values())
-
-
-#: How often empty queues are looked for, in accepted batches.
-FORGET_EVERY: Final = 4096

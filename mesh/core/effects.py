@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from mesh.messages import Buffer, Message
+from mesh.core.records import Row
+from mesh.messages import Buffer, Message, Ranges
 
 
 class Send(NamedTuple):
@@ -22,12 +23,22 @@ class SendControl(NamedTuple):
     message: Message
 
 
-class Persist(NamedTuple):
-    """What the journal must hold. The shell answers `committed(number, durability)` when it does."""
+class Commit(NamedTuple):
+    """What is to be on disk, all of it or nothing. The shell answers by `committed` or `commit_failed`.
+
+    Rows are removed after rows are written. Only one is under way at a time; one that has failed is given out again, the same.
+    """
 
     number: int
-    published: tuple[tuple[bytes, list[list[object]]], ...]  #: (client prefix, Call records)
-    ended: tuple[bytes, ...]  #: ids of tasks that need no recovery any more
+    rows: list[Row]
+    removed: Ranges  #: numbers of rows that are needed no more
+    synced: bool  #: it must survive power loss: otherwise the system writes it when it likes
+
+
+class Fetch(NamedTuple):
+    """Read this row again. The shell answers `fetched(number, records)`; None for a row that can't be read."""
+
+    number: int
 
 
 class WatchProcess(NamedTuple):
@@ -48,4 +59,4 @@ class RemovePage(NamedTuple):
     path: str
 
 
-Effect = Send | SendControl | Persist | WatchProcess | RemoveReplySocket | RemovePage
+Effect = Send | SendControl | Commit | Fetch | WatchProcess | RemoveReplySocket | RemovePage

@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
-from collections import deque
 from itertools import islice
 from sys import intern
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from mesh import messages as m
-from mesh.clock import Now
 from mesh.core import inquiry
 from mesh.core.answers import Answers
 from mesh.core.callers import CONFIRM_DELAY_S, Caller
-from mesh.core.dispatch import Dispatch
-from mesh.core.effects import Effect, RemoveReplySocket, Send
+from mesh.core.dispatch import DAMAGED, Dispatch
+from mesh.core.effects import Effect, Fetch, RemoveReplySocket, Send
+from mesh.core.leases import Consumer
+from mesh.core.ledger import Batch, Ledger
 from mesh.core.outbox import Outbox
+from mesh.core.ready import Block
 from mesh.core.sequences import SequenceSet
 from mesh.core.task import Task
 from mesh.ids import prefix, read, stamp
-from mesh.messages import Buffer, Durability
+from mesh.messages import Buffer, Durability, Flag
 from mesh.states import PENDING
 
 #: Client incarnations remembered after they went; beyond it those longest gone are forgotten.
 MAX_CALLERS: Final = 100_000
 #: Sequences of one Reconcile that are looked at; a client asks for fewer at a time.
 RECONCILED_MAX: Final = 1 << 14
+#: When a row of the journal that could not be read is tried again.
+FETCH_AGAIN_S: Final = 1.0
+#: Flags that say how durable a call is to be, where it is not as usual.
+_DURABILITY: Final = Flag.TRANSIENT | Flag.SYNCED
+#: Flags with which a call stays in memory.
+_SPECIAL: Final = Flag.TRANSIENT | Flag.EARLY_ACK
+
+
+class Bounds(NamedTuple):
+    """How much a router holds before it refuses more."""
+
+    tasks_max: int
+    bytes_max: int
 
 
 class Intake:
@@ -35,27 +49,35 @@ class Intake:
     def __init__(
         self,
         owner_tag: bytes,
-        tasks_max: int,
+        bounds: Bounds,
         callers: dict[bytes, Caller],
         dispatch: Dispatch,
         answers: Answers,
+        ledger: Ledger,
         outbox: Outbox,
+        begun_elsewhere: dict[bytes, tuple[Consumer, int]],
+        *,
+        journaled: bool,
     ) -> None:
+        #: Flags that every call has.
+        self._flags = Flag.NONE if journaled else Flag.TRANSIENT
         self._owner_tag = owner_tag
-        self._tasks_max = tasks_max
+        self._bounds = bounds
         #: {id prefix: caller}; connected or not, longest known first. `Answers` reads it too.
         self.callers = callers
         #: {routing id on the inbox link: caller}. Exactly the connected ones.
         self.connected: dict[bytes, Caller] = {}
         #: {custom id: task id}
         self.custom: dict[str, bytes] = {}
+        #: {task id: (slot, lease)}: begun in living slots on the word of an earlier router, and not known here (yet).
+        self.begun_elsewhere = begun_elsewhere
         self.dispatch = dispatch
         self.outcomes = answers.outcomes
         self._answers = answers
+        self._ledger = ledger
         self._outbox = outbox
-        #: (Persist number, caller, [first, last]) that the journal has yet to hold.
-        self.uncommitted: deque[tuple[int, Caller, int, int]] = deque()
-        self._durability = Durability.NONE
+        #: When rows that could not be read are tried again; None where there are none.
+        self.fetch_again_mono_s: float | None = None
         #: Not later than the first caller's confirm is due.
         self.confirm_due_mono_s: float | None = None
 
@@ -81,7 +103,7 @@ class Intake:
         floor = hello.info.get("ended_upto", 0)
         if type(floor) is int and 0 < floor < 1 << 40:
             caller.seen.add_range(1, floor)
-        caller.peer, caller.link = peer, link
+        caller.peer, caller.link, caller.pid = peer, link, hello.pid
         caller.last_seen_mono_s = self._outbox.now.mono_s
         self.connected[peer] = caller
         self._forget_callers()
@@ -117,19 +139,32 @@ class Intake:
 
     # --- calls -----------------------------------------------------------------------------------
 
-    def publish(self, peer: bytes, publish: m.Publish, frames: tuple[Buffer, ...]) -> None:
-        """A client makes calls. Each is accepted once, however often it comes."""
+    def publish(self, peer: bytes, publish: m.Publish, frames: tuple[Buffer, ...], raw: bytes | None = None) -> None:
+        """A client makes calls. Each is accepted once, however often it comes. `raw` is the message as it came."""
         caller = self.connected.get(peer)
         if caller is None:
             self._outbox.need_hello(peer)
             return
+        if publish.received:
+            self._take_received(caller, publish.received)
         calls = publish.calls
         if not calls:
             return
+        now, urgent = self._outbox.now, publish.confirm_now
+        if not self._page_out(caller, calls, frames, raw, urgent=urgent):
+            self._take_calls(caller, calls, frames, raw, urgent=urgent)
+        self._confirm_by(caller, now.mono_s if urgent else now.mono_s + CONFIRM_DELAY_S)
+
+    def _take_calls(
+        self, caller: Caller, calls: list[list[Any]], frames: tuple[Buffer, ...], raw: bytes | None, *, urgent: bool
+    ) -> None:
         key, seen, accept, now = caller.prefix, caller.seen, self.dispatch.accept, self._outbox.now
-        orphans = self._answers.orphans
-        at, told = 0, len(caller.refused)
-        for sequence, name, queue, priority, flags, body, n_frames, options in calls:
+        orphans, begun = self._answers.orphans, self.begun_elsewhere
+        journaled: list[list[Any]] = []
+        tasks: list[Task] = []
+        level, at = Durability.JOURNALED, 0
+        for call in calls:
+            sequence, name, queue, priority, flags, body, n_frames, options = call
             own: tuple[Buffer, ...] = ()
             if n_frames:
                 own = frames[at : at + n_frames]
@@ -137,44 +172,161 @@ class Intake:
             if not seen.add(sequence):
                 continue
             task_id = stamp(key, sequence)
-            orphan = orphans and task_id in orphans
-            if len(self.dispatch.open) >= self._tasks_max and not orphan:
-                self._refuse(
-                    caller,
-                    sequence,
-                    f"it holds {self._tasks_max} tasks already; start more nodes, or raise queue_max_tasks",
-                )
+            flags |= self._flags
+            if orphans and task_id in orphans:
+                self._answers.hand_out_orphan(caller, task_id)
+                caller.reached(Durability.NONE, sequence, sequence)
                 continue
-            if options is not None and not self._options_allowed(caller, sequence, task_id, options):
+            refused = self._refusal(caller, task_id, flags, options)
+            if refused is not None:
+                self._refuse(caller, sequence, *refused)
                 continue
-            if orphan:
-                orphans.discard(task_id)
-                self._answers.hand_out(peer, task_id)
-                continue
-            accept(Task(task_id, intern(name), intern(queue), priority, flags, body, own, options), now)
-        self._vouch_for(caller, calls, {sequence for sequence, _ in caller.refused[told:]})
-        self._confirm_by(caller, now.mono_s if publish.confirm_now else now.mono_s + CONFIRM_DELAY_S)
+            task = Task(task_id, intern(name), intern(queue), priority, flags, body, own, options)
+            if flags & _DURABILITY:
+                if flags & Flag.TRANSIENT:
+                    caller.reached(Durability.NONE, sequence, sequence)
+                else:
+                    level = Durability.SYNCED
+            if not flags & Flag.TRANSIENT:
+                tasks.append(task)
+                journaled.append(call)
+            if begun and task_id in begun:
+                self.dispatch.accept_running(task, *begun.pop(task_id))
+            else:
+                accept(task, now)
+        if tasks:
+            whole = len(journaled) == len(calls)
+            self._journal(caller, journaled, raw if whole else None, tasks, level, urgent=urgent)
 
-    def _vouch_for(self, caller: Caller, calls: list[list[Any]], refused: set[object]) -> None:
-        """What was not refused is journaled; when it is, it is confirmed."""
-        if refused:
-            calls = [call for call in calls if call[0] not in refused]
-        if not calls:
-            return
-        outbox = self._outbox
-        outbox.published.append((caller.prefix, calls))
+    def _journal(
+        self,
+        caller: Caller,
+        calls: list[list[Any]],
+        raw: bytes | None,
+        held: list[Task] | Block,
+        level: Durability,
+        *,
+        urgent: bool,
+    ) -> None:
+        """What was accepted is confirmed when the journal holds it."""
         first, last = calls[0][0], calls[-1][0]
         if last - first == len(calls) - 1:
-            self.uncommitted.append((outbox.persist_number + 1, caller, first, last))
+            caller.uncommitted.add_range(first, last)
         else:
-            self.uncommitted += [(outbox.persist_number + 1, caller, call[0], call[0]) for call in calls]
+            for call in calls:
+                caller.uncommitted.add(call[0])
+        self._ledger.published(caller, calls, raw, held, level, self._outbox.now, urgent=urgent)
 
-    def _options_allowed(self, caller: Caller, sequence: int, task_id: bytes, options: dict[str, Any]) -> bool:
-        custom = options.get("id")
-        if custom is None:
-            return True
+    # --- calls that need not be in memory --------------------------------------------------------
+
+    def _page_out(
+        self, caller: Caller, calls: list[list[Any]], frames: tuple[Buffer, ...], raw: bytes | None, *, urgent: bool
+    ) -> bool:
+        """Takes calls as one block where their queue is long enough and nothing about them is special."""
+        _, _, queue, priority, flags, _, _, _ = calls[0]
+        first, last = calls[0][0], calls[-1][0]
+        if frames or not self.dispatch.wants_paging(queue) or last - first != len(calls) - 1:
+            return False
+        if (flags | self._flags) & _SPECIAL or self._answers.orphans or self.begun_elsewhere:
+            return False
+        if any(call[7] is not None or call[2] != queue or call[3] != priority or call[4] != flags for call in calls):
+            return False
+        if caller.seen.missing_from([[first, last]]) != [[first, last]]:
+            return False
+        block = Block(caller.prefix, calls, sum(len(call[5]) for call in calls))
+        if self._ledger.refusal or not self._has_room(len(block), block.body_bytes):
+            return False
+        caller.seen.add_range(first, last)
+        self.dispatch.accept_block(block)
+        level = Durability.SYNCED if flags & Flag.SYNCED else Durability.JOURNALED
+        self._journal(caller, calls, raw, block, level, urgent=urgent)
+        return True
+
+    def unfold_needed(self) -> list[Effect]:
+        """Makes tasks of the blocks that are needed; those that are on disk alone are to be read first."""
+        if self.fetch_again_mono_s is not None:
+            if self._outbox.now.mono_s < self.fetch_again_mono_s:
+                return []
+            self.fetch_again_mono_s = None
+        effects: list[Effect] = []
+        asked = set()
+        for block in self.dispatch.needed_blocks():
+            if block.calls is not None:
+                self._unfold(block, block.calls)
+            else:
+                block.wanted = True
+                if block.row not in asked:
+                    asked.add(block.row)
+                    effects.append(Fetch(block.row))
+        return effects
+
+    def fetched(self, row: int, records: list[Any] | None) -> None:
+        """A row has been read again; None where it can't be. What stands in it in blocks that are next becomes tasks."""
+        calls_of = {(prefix, calls[0][0]): calls for prefix, calls, _ in records or ()}
+        for queue in self.dispatch.queues.values():
+            for first in queue.next_blocks() if queue.paged else ():
+                block: Block | None = first
+                while block is not None and block.row == row:
+                    calls = calls_of.get((block.prefix, block.first))
+                    if calls is None:
+                        self._lose(block)
+                    else:
+                        self._unfold(block, calls)
+                    block = queue.block_behind(block)
+
+    def not_fetched(self, row: int) -> None:
+        """A row can't be read now: it is tried again in a while."""
+        self.fetch_again_mono_s = self._outbox.now.mono_s + FETCH_AGAIN_S
+        for queue in self.dispatch.queues.values():
+            for block in queue.next_blocks() if queue.paged else ():
+                if block.row == row:
+                    block.wanted = False
+
+    def _unfold(self, block: Block, calls: list[list[Any]]) -> None:
+        key = block.prefix
+        tasks = [
+            Task(stamp(key, sequence), intern(name), intern(queue), priority, flags, body, (), None)
+            for sequence, name, queue, priority, flags, body, _, _ in calls
+        ]
+        self._ledger.unfolded(block, tasks)
+        self.dispatch.unfold(block, tasks)
+
+    def _lose(self, block: Block) -> None:
+        """Its row is damaged: its callers are told, instead of waiting for ever."""
+        tasks = [
+            Task(stamp(block.prefix, sequence), "?", block.queue, block.priority, 0, b"", (), None)
+            for sequence in range(block.first, block.last + 1)
+        ]
+        self.dispatch.body_bytes -= block.body_bytes
+        self._ledger.unfolded(block, tasks)
+        self.dispatch.unfold(block, tasks)
+        for task in tasks:
+            self.dispatch.give_up(task, DAMAGED, "its row of the journal is damaged")
+
+    # --- refusals --------------------------------------------------------------------------------
+
+    def _has_room(self, n_tasks: int, n_bytes: int) -> bool:
+        dispatch, bounds = self.dispatch, self._bounds
+        return len(dispatch) + n_tasks <= bounds.tasks_max and dispatch.body_bytes + n_bytes <= bounds.bytes_max
+
+    def _refusal(
+        self, caller: Caller, task_id: bytes, flags: int, options: dict[str, Any] | None
+    ) -> tuple[str, str] | None:
+        """Why a call can't be taken: a code and the reason; None where it can."""
+        if not self._has_room(1, 0):
+            if len(self.dispatch) >= self._bounds.tasks_max:
+                held = f"it holds {self._bounds.tasks_max} tasks already"
+                return m.Refused.FULL, f"{held}; start more nodes, or raise queue_max_tasks"
+            held = f"it holds {self._bounds.bytes_max} bytes of arguments already"
+            return m.Refused.FULL, f"{held}; start more nodes, or raise queue_max_bytes"
+        if not flags & Flag.TRANSIENT and self._ledger.refusal:
+            return m.Refused.DISK, self._ledger.refusal
+        if options is not None and "id" in options and not self._gets_its_id(task_id, options["id"]):
+            return m.Refused.ID, f"task_id {options['id']!r} is taken; give another, or none"
+        return None
+
+    def _gets_its_id(self, task_id: bytes, custom: str) -> bool:
         if custom in self.custom:
-            self._refuse(caller, sequence, f"task_id {custom!r} is taken; give another, or none")
             return False
         self.custom[custom] = task_id
         watchers = self._answers.watchers
@@ -183,10 +335,10 @@ class Intake:
             self._outbox.effects.append(Send(peer, m.States(0, [[custom, task_id, PENDING, {"known": True}]])))
         return True
 
-    def _refuse(self, caller: Caller, sequence: int, reason: str) -> None:
+    def _refuse(self, caller: Caller, sequence: int, code: str, reason: str) -> None:
         # Should the refusal be lost on the way, the call comes again and is looked at anew.
         caller.seen.discard(sequence)
-        caller.refused.append([sequence, reason])
+        caller.refused.append([sequence, code, reason])
         self._confirm_by(caller, self._outbox.now.mono_s)
 
     def forget_custom_ids(self) -> None:
@@ -203,17 +355,18 @@ class Intake:
         if self.confirm_due_mono_s is None or mono_s < self.confirm_due_mono_s:
             self.confirm_due_mono_s = mono_s
 
-    def committed(self, number: int, durability: Durability, now: Now) -> list[Effect]:
-        """The journal holds everything up to this Persist number, at this level. The shell calls it between batches."""
-        self._outbox.now = now
-        pending = self.uncommitted
-        while pending and pending[0][0] <= number:
-            _, caller, first, last = pending.popleft()
-            caller.unconfirmed.add_range(first, last)
-            due_mono_s = caller.confirm_due_mono_s
-            self._confirm_by(caller, now.mono_s if due_mono_s is None else due_mono_s)
-        self._durability = durability
-        return self.take_confirms()
+    def committed(self, batches: list[Batch], *, synced: bool) -> None:
+        """The journal holds these batches: their calls are confirmed at once."""
+        now_mono_s = self._outbox.now.mono_s
+        level = Durability.SYNCED if synced else Durability.JOURNALED
+        for batch in batches:
+            caller, calls = batch.caller, batch.calls
+            first, last = calls[0][0], calls[-1][0]
+            spans = [(first, last)] if last - first == len(calls) - 1 else [(call[0], call[0]) for call in calls]
+            for first, last in spans:
+                caller.uncommitted.discard_range(first, last)
+                caller.reached(level, first, last)
+            self._confirm_by(caller, now_mono_s)
 
     def take_confirms(self) -> list[Effect]:
         """The confirms that are due."""
@@ -227,7 +380,7 @@ class Intake:
             if due is None or not (caller.unconfirmed or caller.refused):
                 continue  # what the journal does not hold yet is told when it does
             if due <= now_mono_s:
-                effects.append(Send(peer, caller.take_confirm(self._durability)))
+                effects += [Send(peer, confirm) for confirm in caller.take_confirms()]
             else:
                 self._confirm_by(caller, due)
         return effects
@@ -240,8 +393,13 @@ class Intake:
         if caller is None:
             self._outbox.need_hello(peer)
             return
-        for task_id in inquiry.outcomes_in(self.outcomes, caller, received.sequences):
-            self.outcomes.received(task_id)
+        self._take_received(caller, received.sequences)
+
+    def _take_received(self, caller: Caller, sequences: m.Ranges) -> None:
+        for task_id in inquiry.outcomes_in(self.outcomes, caller, sequences):
+            stored = self.outcomes.received(task_id)
+            if stored is not None and not stored.kept:
+                self._ledger.dropped(task_id, self._outbox.now)
 
     def reconcile(self, peer: bytes, reconcile: m.Reconcile, frames: tuple[Buffer, ...]) -> None:
         """A client tells which calls it waits for, after it may have missed something."""
@@ -254,15 +412,24 @@ class Intake:
         if missing:
             self._outbox.effects.append(Send(peer, m.Missing(missing)))
         known = SequenceSet(SequenceSet(missing).missing_from(reconcile.outstanding))
-        if known and all(one is not caller for _, one, _, _ in self.uncommitted):
+        for first, last in SequenceSet(caller.uncommitted.missing_from(known.ranges())).ranges():
             # The confirm may have been lost.
-            for first, last in known.ranges():
-                caller.unconfirmed.add_range(first, last)
-            self._confirm_by(caller, self._outbox.now.mono_s)
+            self._confirm_again(caller, first, last)
         for sequence in islice(known, RECONCILED_MAX):
             task_id = stamp(caller.prefix, sequence)
-            if task_id not in self.dispatch.open:
+            if task_id not in self.dispatch:
                 self._answers.hand_out(peer, task_id)
+
+    def _confirm_again(self, caller: Caller, first: int, last: int) -> None:
+        for sequence in range(first, min(last, first + RECONCILED_MAX) + 1):
+            task_id = stamp(caller.prefix, sequence)
+            task = self.dispatch.open.get(task_id)
+            if task is not None and task.flags & Flag.TRANSIENT:
+                caller.reached(Durability.NONE, sequence, sequence)
+            elif task_id in self.dispatch:
+                caller.reached(Durability.JOURNALED, sequence, sequence)
+        if caller.unconfirmed:
+            self._confirm_by(caller, self._outbox.now.mono_s)
 
     def ask(self, peer: bytes, ask: m.Ask, frames: tuple[Buffer, ...]) -> None:
         """A client asks how tasks stand, its own or others', and maybe to be told when they end."""

@@ -96,6 +96,17 @@ class Consumer:
         self.held_us += expected_us
         self.held_bytes += body_bytes
 
+    def holds_from_before(self, number: int, task: Task) -> None:
+        """Adds a lease that an earlier link or router granted; it has run, or runs."""
+        later = {}
+        if self.held and next(reversed(self.held)) > number:
+            later = {one: self.held.pop(one) for one in [one for one in self.held if one > number]}
+        self.held[number] = task
+        self.held.update(later)
+        self.last_lease = max(self.last_lease, number)
+        task.expected_us = 0
+        self.held_bytes += task.body_bytes
+
     def close(self, number: int) -> Task | None:
         """Ends one lease; None where it is not held (any more)."""
         task = self.held.pop(number, None)

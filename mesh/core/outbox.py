@@ -6,27 +6,21 @@ from typing import Any
 
 from mesh import messages as m
 from mesh.clock import Now
-from mesh.core.effects import Effect, Persist, Send
+from mesh.core.effects import Effect, Send
 from mesh.core.outcomes import Stored
 from mesh.messages import Buffer
 
 
 class Outbox:
-    """1. Collects effects in order. 2. Joins the results for one peer into one message. 3. Joins what the journal must
-    hold into one Persist, and numbers it. 4. Bears the moment of the batch.
+    """1. Collects effects in order. 2. Joins the results for one peer into one message. 3. Bears the moment of
+    the batch.
     """
 
     def __init__(self, boot: bytes) -> None:
         self._boot = boot
         #: When the batch came in. The same for all that is done with it.
         self.now = Now(0.0, 0.0)
-        #: Number of the last Persist; this batch's will be the next.
-        self.persist_number = 0
         self.effects: list[Effect] = []
-        #: [(client prefix, Call records), ...] to be journaled.
-        self.published: list[tuple[bytes, list[list[Any]]]] = []
-        #: Ids of tasks that need no recovery any more.
-        self.ended: list[bytes] = []
         #: {peer: (Result records, frames)} to be sent at the end of the batch.
         self._results: dict[bytes, tuple[list[list[Any]], list[Buffer]]] = {}
 
@@ -47,15 +41,9 @@ class Outbox:
             for peer, (records, frames) in self._results.items():
                 effects.append(Send(peer, m.Results(records), tuple(frames)))
             self._results = {}
-        if self.published or self.ended:
-            self.persist_number += 1
-            effects.append(Persist(self.persist_number, tuple(self.published), tuple(self.ended)))
-            self.published, self.ended = [], []
         return effects
 
     def check(self) -> None:
         """Raises AssertionError where a batch has left something behind."""
         assert not self.effects
-        assert not self.published
-        assert not self.ended
         assert not self._results

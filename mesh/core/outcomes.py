@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from mesh.messages import Buffer
@@ -20,6 +20,8 @@ class Stored(NamedTuple):
     body: bytes
     frames: tuple[Buffer, ...]
     stored_mono_s: float
+    kept: bool = False  #: it stays in the journal though its caller has it
+    custom_id: str | None = None
 
     @property
     def size(self) -> int:
@@ -33,9 +35,11 @@ class Stored(NamedTuple):
 class OutcomeStore:
     """Every outcome by id. Bounded by age and by bytes."""
 
-    def __init__(self, expires_s: float | None, max_bytes: int) -> None:
+    def __init__(self, expires_s: float | None, max_bytes: int, on_gone: Callable[[bytes], None]) -> None:
         self.expires_s = expires_s
         self.max_bytes = max_bytes
+        #: Called with the id of each outcome that is kept no longer.
+        self._on_gone = on_gone
         #: {task_id: outcome} that the caller has not said it has; oldest first.
         self._unreceived: dict[bytes, Stored] = {}
         #: {task_id: outcome} that the caller has; oldest receipt first.
@@ -59,17 +63,28 @@ class OutcomeStore:
         """The outcome, any number of times; None where there is none (any more)."""
         return self._unreceived.get(task_id) or self._received.get(task_id)
 
-    def received(self, task_id: bytes) -> None:
-        """The caller has it: it is the first to go when room is needed."""
+    def needed(self, task_id: bytes) -> Stored | None:
+        """An outcome that must outlive the router: its caller has not got it, or it is to be kept for all that."""
+        stored = self._unreceived.get(task_id)
+        if stored is None:
+            stored = self._received.get(task_id)
+            if stored is not None and not stored.kept:
+                return None
+        return stored
+
+    def received(self, task_id: bytes) -> Stored | None:
+        """The caller has it: it is the first to go when room is needed. Returns it where that is news."""
         stored = self._unreceived.pop(task_id, None)
         if stored is not None:
             self._received[task_id] = stored
+        return stored
 
     def forget(self, task_id: bytes) -> None:
         """Removes an outcome."""
         stored = self._unreceived.pop(task_id, None) or self._received.pop(task_id, None)
         if stored is not None:
             self.stored_bytes -= stored.size
+            self._on_gone(task_id)
 
     def expire(self, mono_s: float) -> None:
         """Removes what is older than `expires_s`."""
@@ -79,6 +94,7 @@ class OutcomeStore:
         for table in (self._unreceived, self._received):
             for task_id in [one for one, stored in table.items() if stored.stored_mono_s <= limit]:
                 self.stored_bytes -= table.pop(task_id).size
+                self._on_gone(task_id)
         oldest = [stored.stored_mono_s for table in (self._unreceived, self._received) for stored in table.values()]
         # The next look is a while off even if something expires sooner: a look costs O(outcomes).
         self._next_expiry_mono_s = max(min(oldest) + self.expires_s, mono_s + self.expires_s / 16) if oldest else None
@@ -98,6 +114,7 @@ class OutcomeStore:
                 going.append(task_id)
             for task_id in going:
                 del table[task_id]
+                self._on_gone(task_id)
 
     @property
     def has_unreceived(self) -> bool:

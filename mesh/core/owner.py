@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple
 
@@ -14,16 +15,25 @@ from mesh.core import inquiry
 from mesh.core.answers import Answers
 from mesh.core.callers import Caller
 from mesh.core.crew import Crew
-from mesh.core.dispatch import FORGET_EVERY, Budgets, Dispatch
+from mesh.core.dispatch import EXPIRED, Budgets, Dispatch
 from mesh.core.effects import Effect, Send, SendControl, WatchProcess
+from mesh.core.graveyard import Graveyard
 from mesh.core.identity import Identity
-from mesh.core.intake import Intake
+from mesh.core.intake import Bounds, Intake
+from mesh.core.leases import Consumer
+from mesh.core.ledger import Ledger
 from mesh.core.membership import Membership
 from mesh.core.outbox import Outbox
 from mesh.core.outcomes import OutcomeStore
+from mesh.core.records import Row
+from mesh.core.recovery import Pages, Recovered, Recovery
 from mesh.core.runs import Runs
+from mesh.core.task import Task
 from mesh.exceptions import MeshError
 from mesh.messages import Buffer
+
+#: How often names and ids of what is past are looked for.
+SWEEP_S: Final = 10.0
 
 
 class Arrival(NamedTuple):
@@ -33,15 +43,20 @@ class Arrival(NamedTuple):
     peer: bytes  #: routing id on that link
     message: m.Message
     frames: tuple[Buffer, ...] = ()
+    raw: Buffer = b""  #: the header as it came; empty where nobody needs it
 
 
 class Limits(NamedTuple):
     """Bounds and budgets, from the settings."""
 
-    tasks_max: int
+    bounds: Bounds
     result_expires_s: float | None
     results_max_bytes: int
     budgets: Budgets
+    resident_max: int = 100_000  #: tasks in memory
+    dead_max: int = 10_000  #: dead letters
+    dead_max_bytes: int = 64 << 20
+    journaled: bool = True  #: False: nothing is, whatever calls ask for
 
 
 class Owner:
@@ -52,26 +67,39 @@ class Owner:
     def __init__(self, identity: Identity, limits: Limits, encode_failure: Callable[[MeshError], bytes]) -> None:
         self.identity = identity
         callers: dict[bytes, Caller] = {}
-        self.outcomes = OutcomeStore(limits.result_expires_s, limits.results_max_bytes)
+        begun_elsewhere: dict[bytes, tuple[Consumer, int]] = {}
+        self._outbox = outbox = Outbox(identity.boot)
+        self.outcomes = OutcomeStore(limits.result_expires_s, limits.results_max_bytes, self._outcome_gone)
         self.membership = Membership()
-        self._outbox = Outbox(identity.boot)
-        self.answers = Answers(self.outcomes, callers, self._outbox, identity.owner_tag, encode_failure)
-        self.dispatch = Dispatch(limits.budgets, self.answers.ended_without_slot)
-        self.intake = Intake(identity.owner_tag, limits.tasks_max, callers, self.dispatch, self.answers, self._outbox)
-        self.runs = Runs(self.dispatch, self.answers, self._outbox)
-        self.crew = Crew(self.dispatch, self.membership, self._outbox)
-        #: `committed(number, durability, now)`: the journal holds everything up to this Persist number, at this level.
-        self.committed: Final = self.intake.committed
+        self.dispatch = Dispatch(limits.budgets, limits.resident_max, self._task_given_up, self._task_changed)
+        self.ledger = Ledger(self.dispatch.open, self.outcomes, callers)
+        self.answers = Answers(
+            self.outcomes, callers, self.ledger, outbox, identity.owner_tag, encode_failure, begun_elsewhere
+        )
+        self.intake = Intake(
+            identity.owner_tag,
+            limits.bounds,
+            callers,
+            self.dispatch,
+            self.answers,
+            self.ledger,
+            outbox,
+            begun_elsewhere,
+            journaled=limits.journaled,
+        )
+        self.graveyard = Graveyard(limits, self.dispatch, self.outcomes, self.ledger, outbox)
+        self.runs = Runs(self.dispatch, self.answers, self.ledger, self.graveyard, outbox)
+        self.crew = Crew(self.dispatch, self.membership, outbox, begun_elsewhere)
+        #: (how many news the journal must hold, slot pages): nobody needs them then.
+        self._pages: deque[tuple[int, set[str]]] = deque()
         #: `slot_of_pid(pid)`: the slot page and index of a slot process, for `process_ended`.
         self.slot_of_pid: Final = self.crew.slot_of_pid
         #: {routing id on the control link: (pid, incarnation)}
         self._control_clients: dict[bytes, tuple[int, int]] = {}
         self._started_mono_s: float | None = None
-        #: The Persist number at which what is past is forgotten next.
-        self._sweep_at = FORGET_EVERY
+        self._last_sweep_mono_s = float("-inf")
         self.draining = False
         self._on: Final[dict[tuple[bool, type[Any]], Callable[[bytes, Any, tuple[Buffer, ...]], None]]] = {
-            (False, m.Publish): self.intake.publish,
             (False, m.Outcomes): self.runs.take_outcomes,
             (False, m.Received): self.intake.received,
             (False, m.Returned): self.runs.returned,
@@ -96,7 +124,10 @@ class Owner:
         self._outbox.now = now
         if self._started_mono_s is None:
             self._started_mono_s = now.mono_s
-        for control, peer, message, frames in batch:
+        for control, peer, message, frames, raw in batch:
+            if not control and type(message) is m.Publish:
+                self.intake.publish(peer, message, frames, bytes(raw) if raw else None)
+                continue
             handler = self._on.get((control, type(message)))
             if handler is not None:
                 handler(peer, message, frames)
@@ -108,8 +139,48 @@ class Owner:
         pages = self.crew.supervisor_ended(pid)
         self.intake.client_ended(pid)
         self._control_clients = {peer: one for peer, one in self._control_clients.items() if one[0] != pid}
-        pages |= self.crew.slot_ended(pid, begun)
-        self._outbox.effects += self.crew.remove_pages(pages)
+        self._let_go(pages | self.crew.slot_ended(pid, begun))
+        return self._flush()
+
+    def committed(self, number: int, now: Now) -> list[Effect]:
+        """The journal holds this commit."""
+        self._outbox.now = now
+        self._take_commit_answer(number)
+        return self._flush()
+
+    def commit_failed(self, number: int, reason: str, now: Now) -> list[Effect]:
+        """The journal can't take this commit now. What waits for the disk alone is let go."""
+        self._outbox.now = now
+        self.ledger.failed(number, reason, now)
+        self.runs.keep_promises()
+        return self._flush()
+
+    def fetched(self, row: int, records: list[Any] | None, now: Now) -> list[Effect]:
+        """A row was read again; None where it can't be read any more."""
+        self._outbox.now = now
+        self.intake.fetched(row, records)
+        return self._flush()
+
+    def not_fetched(self, row: int, now: Now) -> list[Effect]:
+        """A row can't be read now, but maybe later."""
+        self._outbox.now = now
+        self.intake.not_fetched(row)
+        return self._flush()
+
+    def recover(
+        self, rows: Iterable[Row], tasks: Iterable[Row], pages: Pages, now: Now
+    ) -> tuple[Recovered, list[Effect]]:
+        """Takes over what an earlier router has left, before anything else comes in. As `Recovery.run`."""
+        self._outbox.now = now
+        recovery = Recovery(self.dispatch, self.intake, self.ledger, self.crew, self.graveyard.letters)
+        recovered = recovery.run(rows, tasks, pages, now)
+        return recovered, self._flush()
+
+    def stop(self, now: Now) -> list[Effect]:
+        """The router ends in good order: what the journal does not hold is to be written at once."""
+        self._outbox.now = now
+        self.dispatch.forget_clearing()
+        self.ledger.hurry()
         return self._flush()
 
     def undelivered(self, peer: bytes, tasks: m.Tasks, now: Now) -> list[Effect]:
@@ -133,6 +204,8 @@ class Owner:
             self.dispatch.next_deadline_mono_s(self._outbox.now),
             self.membership.next_deadline_mono_s(),
             self.outcomes.next_expiry_mono_s(),
+            self.ledger.next_deadline_mono_s(),
+            self.intake.fetch_again_mono_s,
         ):
             if moment is not None and (soonest is None or moment < soonest):
                 soonest = moment
@@ -146,7 +219,8 @@ class Owner:
     def is_idle(self) -> bool:
         """Nobody is connected, nothing is to be done, and nobody may come for an outcome."""
         there = self.dispatch.consumers or self.intake.connected or self.membership.nodes
-        return not (there or self.dispatch.open or self.outcomes.has_unreceived)
+        held = len(self.dispatch) or self.outcomes.has_unreceived or not self.ledger.is_settled
+        return not (there or held)
 
     # --- links -----------------------------------------------------------------------------------
 
@@ -200,7 +274,7 @@ class Owner:
 
     def _control_bye(self, peer: bytes, bye: m.Bye, frames: tuple[Buffer, ...]) -> None:
         self._control_clients.pop(peer, None)
-        self.crew.node_bye(peer)
+        self._let_go(self.crew.node_bye(peer))
 
     # --- control ---------------------------------------------------------------------------------
 
@@ -213,11 +287,45 @@ class Owner:
             status = inquiry.status(self, now_mono_s - (self._started_mono_s or now_mono_s))
             self._outbox.effects.append(SendControl(peer, m.Replies(request.number, status, {})))
             return
+        if request.command in self.graveyard.commands:
+            values, errors = self.graveyard.answer(request.command, request.arguments)
+            self._outbox.effects.append(SendControl(peer, m.Replies(request.number, values, errors)))
+            return
         self._outbox.effects += self.membership.request(peer, request, now_mono_s)
 
     def _reply(self, peer: bytes, reply: m.Reply, frames: tuple[Buffer, ...]) -> None:
         inquiry.add_what_the_owner_knows(self, reply)
         self._outbox.effects += self.membership.reply(peer, reply)
+
+    # --- what the parts tell ---------------------------------------------------------------------
+
+    def _task_given_up(self, task: Task, kind: str, reason: str) -> None:
+        if kind != EXPIRED:
+            self.graveyard.bury(task, kind, reason)
+        self.answers.ended_without_slot(task, kind, reason)
+
+    def _task_changed(self, task: Task) -> None:
+        self.ledger.news(task.task_id, task, self._outbox.now)
+
+    def _outcome_gone(self, task_id: bytes) -> None:
+        self.ledger.dropped(task_id, self._outbox.now)
+
+    def _let_go(self, pages: set[str]) -> None:
+        """Slot pages tell a later router what had begun, until the journal tells how it ended."""
+        if pages:
+            self._pages.append((self.ledger.told, pages))
+
+    def _remove_pages(self) -> None:
+        while self._pages and self.ledger.holds(self._pages[0][0]):
+            self._outbox.effects += self.crew.remove_pages(self._pages.popleft()[1])
+
+    def _take_commit_answer(self, number: int) -> None:
+        batches, synced = self.ledger.committed(number)
+        self.intake.committed(batches, synced=synced)
+        self.runs.keep_promises()
+        clearing = self.dispatch.clearing
+        for task_id in [one for one, told in clearing.items() if self.ledger.has(told)]:
+            del clearing[task_id]
 
     # --- the end of a batch ----------------------------------------------------------------------
 
@@ -227,24 +335,46 @@ class Owner:
         if self.crew.dead_slots:
             self.crew.give_up_waiting_for_causes()
         dispatch.tick(now)
-        if dispatch.ready_count:
-            for grant in dispatch.assign(now):
-                runs.send(grant)
+        self._assign(now)
         for consumer in dispatch.stale(now):
             self.crew.recall(consumer)
-        effects = outbox.take()
-        if outbox.persist_number >= self._sweep_at:
+        self._commit(now)
+        if self._last_sweep_mono_s + SWEEP_S <= now.mono_s:
             self._sweep()
+        self.outcomes.expire(now.mono_s)
+        effects = outbox.take()
         if runs.receipt_due_mono_s is not None and runs.receipt_due_mono_s <= now.mono_s:
             effects += runs.take_receipts()
         effects += self.intake.take_confirms()
         effects += self.membership.tick(now.mono_s)
-        self.outcomes.expire(now.mono_s)
         return effects
+
+    def _assign(self, now: Now) -> None:
+        dispatch = self.dispatch
+        if dispatch.paged_count:
+            self._outbox.effects += self.intake.unfold_needed()
+        if dispatch.ready_count:
+            for grant in dispatch.assign(now):
+                self.runs.send(grant)
+        if dispatch.to_clear:
+            tasks, dispatch.to_clear = dispatch.to_clear, []
+            for task in tasks:
+                self.ledger.news(task.task_id, task, now, urgent=True)
+                dispatch.clearing[task.task_id] = self.ledger.told
+
+    def _commit(self, now: Now) -> None:
+        """Hands out a commit where one is due. One that has nothing to write is as good as done."""
+        while (commit := self.ledger.take(now)) is not None:
+            if commit.rows or commit.removed:
+                self._outbox.effects.append(commit)
+                break
+            self._take_commit_answer(commit.number)
+        self.runs.keep_promises()
+        self._remove_pages()
 
     def _sweep(self) -> None:
         """Forgets names and ids of what is past."""
-        self._sweep_at += FORGET_EVERY
+        self._last_sweep_mono_s = self._outbox.now.mono_s
         self.dispatch.forget_empty_queues()
         self.intake.forget_custom_ids()
         self.answers.forget_orphans()
@@ -255,4 +385,6 @@ class Owner:
         self.outcomes.check()
         self.membership.check()
         self.intake.check()
+        self.ledger.check()
+        self.graveyard.letters.check()
         self._outbox.check()

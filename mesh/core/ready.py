@@ -1,9 +1,13 @@
-"""The order of a queue: priority 0-9, higher first; first in, first out within; what comes back goes to the front."""
+"""The order of a queue: priority 0-9, higher first; first in, first out within; what comes back goes to the front.
+
+Of a long queue only the beginning is in memory: the rest are blocks, whole batches that stand in the journal.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from typing import Any, Final
 
 from mesh.core.task import Task
 from mesh.states import Phase
@@ -11,6 +15,77 @@ from mesh.states import Phase
 PRIORITIES = 10
 #: Entries of ended tasks, in queues with fewer others, that are worth a sweep.
 SWEEP_FROM = 64
+#: Tasks of a line in memory below which its next block is read: a tenth of a second's work for the fastest slots.
+HUNGRY: Final = 8192
+
+
+class Block:
+    """A published batch of like tasks that need not be in memory: one queue, one priority, no options, no frames."""
+
+    __slots__ = ("body_bytes", "calls", "first", "last", "prefix", "priority", "queue", "row", "tasks", "wanted")
+
+    def __init__(self, prefix: bytes, calls: list[list[Any]], body_bytes: int) -> None:
+        self.prefix = prefix
+        #: The Call records, until they are in the journal.
+        self.calls: list[list[Any]] | None = calls
+        #: Its sequences are consecutive.
+        self.first: int = calls[0][0]
+        self.last: int = calls[-1][0]
+        self.queue: str = calls[0][2]
+        self.priority: int = calls[0][3]
+        self.body_bytes = body_bytes
+        #: As in Task.
+        self.row = 0
+        #: What has been made of it, once it is not a block any more.
+        self.tasks: list[Task] | None = None
+        #: It is being read.
+        self.wanted = False
+
+    def __len__(self) -> int:
+        return self.last - self.first + 1
+
+
+class Line:
+    """The tasks of one priority."""
+
+    __slots__ = ("front", "tail")
+
+    def __init__(self) -> None:
+        #: Tasks in order.
+        self.front: deque[Task] = deque()
+        #: What follows: empty, or a block and whatever came after it.
+        self.tail: deque[Block | Task] = deque()
+
+    def append(self, one: Block | Task) -> None:
+        """Adds to the end."""
+        if self.tail or isinstance(one, Block):
+            self.tail.append(one)
+        else:
+            self.front.append(one)
+
+    @property
+    def next_block(self) -> Block | None:
+        """The block that is needed next, where the tasks before it become few."""
+        if self.tail and len(self.front) < HUNGRY:
+            block = self.tail[0]
+            assert isinstance(block, Block)
+            return block
+        return None
+
+    def unfold(self, tasks: list[Task]) -> None:
+        """Puts tasks in the place of the first block."""
+        self.tail.popleft()
+        self.front.extend(tasks)
+        while self.tail:
+            one = self.tail[0]
+            if isinstance(one, Block):
+                return
+            self.front.append(one)
+            self.tail.popleft()
+
+    def __iter__(self) -> Iterator[Block | Task]:
+        yield from self.front
+        yield from self.tail
 
 
 class ReadyQueue:
@@ -19,45 +94,55 @@ class ReadyQueue:
     Those that ended meanwhile (revoked, late outcome) are skipped on the way out.
     """
 
-    __slots__ = ("_by_priority", "_ended", "_nonempty", "depth", "name")
+    __slots__ = ("_by_priority", "_ended", "_nonempty", "depth", "name", "paged")
 
     def __init__(self, name: str) -> None:
         self.name = name
-        #: {priority: tasks in order}; made when first used.
-        self._by_priority: dict[int, deque[Task]] = {}
-        #: Bit p is set where priority p has entries.
+        #: {priority: its tasks}; made when first used.
+        self._by_priority: dict[int, Line] = {}
+        #: Bit p is set where priority p has tasks in front.
         self._nonempty = 0
         #: Exactly the tasks in it with phase READY.
         self.depth = 0
+        #: Tasks in blocks; beside those of `depth`.
+        self.paged = 0
         #: Entries of tasks that ended in the queue.
         self._ended = 0
 
     def push(self, task: Task) -> None:
         """Appends a READY task."""
-        self._line(task.priority).append(task)
+        line = self._line(task.priority)
+        line.append(task)
+        if line.front:
+            self._nonempty |= 1 << task.priority
         self.depth += 1
 
     def push_front(self, task: Task) -> None:
         """Puts a READY task before all of its priority."""
-        self._line(task.priority).appendleft(task)
+        self._line(task.priority).front.appendleft(task)
+        self._nonempty |= 1 << task.priority
         self.depth += 1
 
-    def _line(self, priority: int) -> deque[Task]:
-        self._nonempty |= 1 << priority
+    def push_block(self, block: Block) -> None:
+        """Appends a batch that need not be in memory."""
+        self._line(block.priority).append(block)
+        self.paged += len(block)
+
+    def _line(self, priority: int) -> Line:
         line = self._by_priority.get(priority)
         if line is None:
-            line = self._by_priority[priority] = deque()
+            line = self._by_priority[priority] = Line()
         return line
 
     def top(self) -> Task | None:
         """The next task, or None."""
         while self._nonempty:
             priority = self._nonempty.bit_length() - 1
-            line = self._by_priority[priority]
-            while line:
-                if line[0].phase is Phase.READY:
-                    return line[0]
-                line.popleft()
+            front = self._by_priority[priority].front
+            while front:
+                if front[0].phase is Phase.READY:
+                    return front[0]
+                front.popleft()
                 self._ended -= 1
             self._nonempty &= ~(1 << priority)
         return None
@@ -65,7 +150,42 @@ class ReadyQueue:
     def pop(self) -> Task:
         """Removes what `top` has just returned."""
         self.depth -= 1
-        return self._by_priority[self._nonempty.bit_length() - 1].popleft()
+        return self._by_priority[self._nonempty.bit_length() - 1].front.popleft()
+
+    def upcoming(self, limit: int) -> Iterator[Task]:
+        """What `top` would return next, at most so many; only of the highest priority."""
+        if self.top() is None:
+            return
+        for task in self._by_priority[self._nonempty.bit_length() - 1].front:
+            if limit <= 0:
+                return
+            if task.phase is Phase.READY:
+                limit -= 1
+                yield task
+
+    # --- blocks ----------------------------------------------------------------------------------
+
+    def next_blocks(self) -> list[Block]:
+        """The blocks that should be in memory soon: at most one a priority."""
+        lines = self._by_priority.values()
+        return [block for line in lines if line.tail and (block := line.next_block) is not None]
+
+    def block_behind(self, block: Block) -> Block | None:
+        """The block that follows one which has just been unfolded, where nothing is between them."""
+        line = self._by_priority[block.priority]
+        one = line.tail[0] if line.tail else None
+        return one if isinstance(one, Block) else None
+
+    def unfold(self, block: Block, tasks: list[Task]) -> None:
+        """Puts its tasks, all READY, in the place of a block that `next_blocks` named."""
+        line = self._by_priority[block.priority]
+        assert line.tail[0] is block
+        line.unfold(tasks)
+        self._nonempty |= (1 if line.front else 0) << block.priority
+        self.depth += len(tasks)
+        self.paged -= len(block)
+
+    # --- tasks that end here ---------------------------------------------------------------------
 
     def ended(self) -> None:
         """One task of this queue ended while it was READY; its entry is dropped later."""
@@ -76,24 +196,37 @@ class ReadyQueue:
 
     def _sweep(self) -> None:
         """Drops the entries of ended tasks. Each has been paid for by the task that ended, so this adds O(1) to it."""
-        lines = {
-            priority: deque(task for task in line if task.phase is Phase.READY)
-            for priority, line in self._by_priority.items()
-        }
-        self._by_priority = {priority: line for priority, line in lines.items() if line}
-        self._nonempty = sum(1 << priority for priority in self._by_priority)
+        for priority, line in list(self._by_priority.items()):
+            line.front = deque(task for task in line.front if task.phase is Phase.READY)
+            line.tail = deque(one for one in line.tail if isinstance(one, Block) or one.phase is Phase.READY)
+            if not line.front:
+                self._nonempty &= ~(1 << priority)
+                if not line.tail:
+                    del self._by_priority[priority]
         self._ended = 0
 
+    def __len__(self) -> int:
+        return self.depth + self.paged
+
     def __iter__(self) -> Iterator[Task]:
+        """The tasks in memory, in order."""
         for priority in sorted(self._by_priority, reverse=True):
             for task in self._by_priority[priority]:
-                if task.phase is Phase.READY:
+                if isinstance(task, Task) and task.phase is Phase.READY:
                     yield task
+
+    def blocks(self) -> Iterator[Block]:
+        """The blocks, in order within their priority."""
+        for line in self._by_priority.values():
+            yield from (one for one in line.tail if isinstance(one, Block))
 
     def check(self) -> None:
         """Raises AssertionError where the depth, the bits or the places differ from the entries."""
         assert self.depth == sum(1 for _ in self), (self.name, self.depth)
-        assert self.depth + self._ended == sum(map(len, self._by_priority.values())), (self.name, self._ended)
+        assert self.paged == sum(map(len, self.blocks())), (self.name, self.paged)
+        entries = sum(isinstance(one, Task) for line in self._by_priority.values() for one in line)
+        assert self.depth + self._ended == entries, (self.name, self._ended)
         for priority, line in self._by_priority.items():
-            assert not line or self._nonempty >> priority & 1, (self.name, priority)
-            assert all(task.queue == self.name and task.priority == priority for task in line)
+            assert not line.front or self._nonempty >> priority & 1, (self.name, priority)
+            assert not line.tail or isinstance(line.tail[0], Block)
+            assert all(one.queue == self.name and one.priority == priority for one in line)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any, Final
 
 from mesh import messages as m
 from mesh.core.answers import Answers
 from mesh.core.dispatch import Dispatch, Grant
 from mesh.core.effects import Effect, Send
+from mesh.core.graveyard import Graveyard
 from mesh.core.leases import Consumer
+from mesh.core.ledger import Ledger
 from mesh.core.outbox import Outbox
 from mesh.core.outcomes import Stored
+from mesh.core.task import Begun
 from mesh.messages import Buffer, Flag
 from mesh.states import Status
 
@@ -24,10 +28,16 @@ class Runs:
     them what is stored.
     """
 
-    def __init__(self, dispatch: Dispatch, answers: Answers, outbox: Outbox) -> None:
+    def __init__(
+        self, dispatch: Dispatch, answers: Answers, ledger: Ledger, graveyard: Graveyard, outbox: Outbox
+    ) -> None:
         self._dispatch = dispatch
         self._answers = answers
+        self._ledger = ledger
+        self._graveyard = graveyard
         self._outbox = outbox
+        #: (how many news the journal must hold, consumer, lease): a receipt that is owed then.
+        self._promised: deque[tuple[int, Consumer, int]] = deque()
         #: When receipts that no tasks have taken along are sent; None where none is owed.
         self.receipt_due_mono_s: float | None = None
 
@@ -69,32 +79,41 @@ class Runs:
             if record[2] == _RETRY:
                 self._take_retry(consumer, record, own)
                 continue
-            lease, task_id, status, runtime_us, body, _, delivered = record
+            lease, task_id, status, runtime_us, body, _, delivered, *cause = record
             task = dispatch.outcome(consumer, lease, task_id, now, runtime_us)
             if task is None:
+                answers.heard_of(task_id)
                 task = dispatch.open.get(task_id)
                 if task is not None:
                     dispatch.finish(task)  # the first outcome of a task counts, be it of an earlier attempt
                 elif not answers.is_orphan(task_id):
                     continue
+            kept, custom_id = False, None
             if task is not None and task.flags & Flag.IGNORE_RESULT:
-                self._outbox.ended.append(task_id)
+                self._ledger.news(task_id, task, now)
                 for watcher in answers.watchers.pop(task_id, ()):
                     answers.hand_out(watcher, task_id)
                 continue
-            answers.store(task_id, Stored(status, body, own, now.mono_s), delivered=delivered)
+            if task is not None:
+                if cause:
+                    self._graveyard.bury(task, cause[0], cause[0])
+                kept, custom_id = bool(task.flags & Flag.KEEP_RESULT), task.custom_id
+            answers.store(task_id, task, Stored(status, body, own, now.mono_s, kept, custom_id), delivered=delivered)
         self._owe_receipt(consumer)
 
     def _take_retry(self, consumer: Consumer, record: list[Any], frames: tuple[Buffer, ...]) -> None:
         lease, task_id, _, _, reason, _, _, (eta_wall_s, body) = record
         task = self._dispatch.retried(consumer, lease, task_id, self._outbox.now, eta_wall_s)
         if task is None:
+            self._answers.heard_of(task_id)
             return
         retries = (task.options or {}).get("retries", 0) + 1
         task.options = {**(task.options or {}), "eta": eta_wall_s, "retries": retries}
         task.retry_reason = reason
         if body is not None:
-            task.body, task.frames = body, frames
+            self._dispatch.replace_body(task, body, frames)
+        task.begun = Begun.NO
+        self._ledger.news(task.task_id, task, self._outbox.now)
 
     def returned(self, peer: bytes, returned: m.Returned, frames: tuple[Buffer, ...]) -> None:
         """A slot gives back what it has not begun."""
@@ -116,7 +135,21 @@ class Runs:
     # --- receipts --------------------------------------------------------------------------------
 
     def _owe_receipt(self, consumer: Consumer) -> None:
-        consumer.receipt = consumer.stored_upto()
+        """A slot may forget its outcomes once the journal holds what has become of them."""
+        told = self._ledger.told
+        if self._promised or not self._ledger.holds(told):
+            self._promised.append((told, consumer, consumer.stored_upto()))
+        else:
+            self._receipt(consumer, consumer.stored_upto())
+
+    def keep_promises(self) -> None:
+        """The journal may hold more now."""
+        while self._promised and self._ledger.holds(self._promised[0][0]):
+            _, consumer, upto = self._promised.popleft()
+            self._receipt(consumer, upto)
+
+    def _receipt(self, consumer: Consumer, upto: int) -> None:
+        consumer.receipt = upto
         if self.receipt_due_mono_s is None:
             self.receipt_due_mono_s = self._outbox.now.mono_s + RECEIPT_DELAY_S
 

@@ -29,7 +29,7 @@ class SequenceSet:
                 return True
             if tail[0] <= number <= tail[1]:
                 return False
-        elif not ranges:
+        else:
             ranges.append([number, number])
             return True
         if number in self:
@@ -63,6 +63,21 @@ class SequenceSet:
         first, last = self._ranges[place]
         parts = [[first, number - 1], [number + 1, last]]
         self._ranges[place : place + 1] = [part for part in parts if part[0] <= part[1]]
+
+    def discard_range(self, first: int, last: int) -> None:
+        """Removes [first, last] as far as it is there."""
+        ranges = self._ranges
+        low = bisect_right(ranges, first - 1, key=_last)
+        high = low
+        parts: Ranges = []
+        while high < len(ranges) and ranges[high][0] <= last:
+            parts += [[ranges[high][0], first - 1], [last + 1, ranges[high][1]]]
+            high += 1
+        ranges[low:high] = [part for part in parts if part[0] <= part[1]]
+
+    def common_with(self, ranges: Ranges) -> Ranges:
+        """The parts of `ranges` that are in this set."""
+        return SequenceSet(self.missing_from(ranges)).missing_from(ranges)
 
     def clear(self) -> None:
         """Empties the set."""

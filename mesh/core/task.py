@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Any
 
 from mesh.exceptions import IllegalTransition
@@ -9,11 +10,20 @@ from mesh.messages import Buffer, Flag
 from mesh.states import PHASE_MOVES, Phase
 
 
+class Begun(IntEnum):
+    """Whether a task that may run at most once may have begun, as far as a later router knows from the journal."""
+
+    NO = 0
+    MAYBE_HERE = 1  #: in a slot of this host: its slot page says whether it has
+    MAYBE_ANYWHERE = 2  #: at a peer too
+
+
 class Task:
     """One accepted call. Written by `Dispatch` alone; a slotted class, since a million of them may wait."""
 
     __slots__ = (
         "attempt",
+        "begun",
         "body",
         "causes",
         "crashes",
@@ -27,6 +37,7 @@ class Task:
         "priority",
         "queue",
         "retry_reason",
+        "row",
         "runner",
         "started_wall_s",
         "task_id",
@@ -64,6 +75,10 @@ class Task:
         self.expected_us = 0
         #: The encoded exception for which it asked to be run again last; empty until then.
         self.retry_reason = b""
+        #: The journal's row in which it stands: 0 where in none yet, NO_ROW where in none (any more) and never again.
+        self.row = NO_ROW if flags & Flag.TRANSIENT else 0
+        #: What the journal is told of a task that may run at most once, before it goes out.
+        self.begun: Begun = Begun.NO
         #: When it began, where that is tracked; 0.0 otherwise.
         self.started_wall_s = 0.0
         #: (node, pid) that has begun it, where that is tracked.
@@ -103,3 +118,7 @@ class Task:
 
 #: How many causes a task remembers: above both budgets' defaults.
 MAX_CAUSES = 32
+#: The row of a task that needs none.
+NO_ROW = -1
+#: The row of a dead letter that is replayed: it gets one of its own.
+REVIVED = -2

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Final, NamedTuple
 
+from mesh.core.sequences import SequenceSet
 from mesh.ids import PREFIX_BYTES
-from mesh.messages import Buffer, Flag, Outcomes, Results, Returned, Tasks
+from mesh.messages import Buffer, Flag, Outcomes, Ranges, Results, Returned, Tasks
 from mesh.states import Status
 
 _RETRY: Final = int(Status.RETRY)
@@ -22,6 +23,8 @@ HOLD_BYTES: Final = 256 << 10
 RESEND_S: Final = 1.0
 #: Leases that never came are returned up to this many before one that did: above what a slot is ever granted.
 GAP_MAX: Final = 1024
+#: Outcomes without a receipt with which a slot begins nothing more: fewer than the slot page remembers beginnings.
+UNRECEIPTED_MAX: Final = 1900
 
 
 class Lease(NamedTuple):
@@ -95,14 +98,24 @@ class Work:
         return Returned(leases)
 
     def ended(
-        self, lease: Lease, status: int, runtime_us: int, body: bytes, frames: tuple[Buffer, ...], mono_s: float
+        self,
+        lease: Lease,
+        status: int,
+        runtime_us: int,
+        body: bytes,
+        frames: tuple[Buffer, ...],
+        mono_s: float,
+        cause: str | None = None,
     ) -> None:
-        """A lease has run."""
+        """A lease has run; with a `cause` it could not run at all, for that reason."""
         task_id, _, _, flags, *_ = lease.record
         ignored = bool(flags & Flag.IGNORE_RESULT)
         if ignored:
             body, frames = b"", ()
-        self._add(Ended([lease.number, task_id, status, runtime_us, body, len(frames), True], frames, ignored), mono_s)
+        record = [lease.number, task_id, status, runtime_us, body, len(frames), True]
+        if cause is not None:
+            record.append(cause)
+        self._add(Ended(record, frames, ignored), mono_s)
         self._remember(lease.record[1], runtime_us)
 
     def retries(
@@ -165,6 +178,18 @@ class Work:
     def next_deadline_mono_s(self) -> float | None:
         """When `overdue` has something."""
         return self._resend_mono_s
+
+    def unreceipted_leases(self) -> Ranges:
+        """The leases that have run and whose outcomes the owner may not have: what goes along with HELLO."""
+        leases = SequenceSet()
+        for ended in (*self.unreceipted, *self._unsent):
+            leases.add(ended.record[0])
+        return leases.take()
+
+    @property
+    def is_full(self) -> bool:
+        """So many outcomes have no receipt that no more may run: the slot page would not tell of all of them."""
+        return len(self.unreceipted) + len(self._unsent) >= UNRECEIPTED_MAX
 
     def rejoin(self) -> list[Ended]:
         """The router does not know this slot: leases not begun are void, outcomes go once more."""

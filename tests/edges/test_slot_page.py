@@ -32,7 +32,7 @@ def path(tmp_path: Path) -> str:
 def page(path: str) -> Iterator[SlotPage]:
     page = SlotPage(path, 3, create=True)
     yield page
-    page.remove()
+    page.close()
 
 
 def begin(page: SlotPage, lease: int, slot: int = 0, name: str = "shop.pay") -> bool:
@@ -96,7 +96,7 @@ def run_schedule(path: str, schedule: tuple[str, ...], leases: int, upto: int) -
     for thread in threads:
         thread.join(DEADLINE_S)
     assert not any(thread.is_alive() for thread in threads)
-    page.remove()
+    page.close()
     return run, returned, read_begun[0], late
 
 
@@ -220,7 +220,7 @@ def test_the_page_is_for_its_user_alone_and_goes_when_it_is_removed(path):
     page = SlotPage(path, 2, create=True)
     assert os.stat(path).st_mode & 0o777 == 0o600
     assert os.stat(path).st_size == 2 * RECORD_BYTES
-    page.remove()
+    page.close()
     assert not os.path.exists(path)
 
 
@@ -260,7 +260,7 @@ def test_a_record_that_changes_while_it_is_read_is_never_a_mixture(path):
         assert running.name == letter * 100
         assert running.task_id == letter.encode() * 16
         assert running.attempt == running.started_wall_s == (ord(letter) - 97)
-    page.remove()
+    page.close()
     assert slot.wait(DEADLINE_S) == 0
 
 
@@ -319,7 +319,7 @@ def test_two_processes_that_race_run_each_lease_or_give_it_back(path, tmp_path):
             taken_back[lease] = time.monotonic_ns()
         recalls += 1
     assert slot.wait(DEADLINE_S) == 0
-    page.remove()
+    page.close()
 
     # Then each lease was run or given back, and none was run that the supervisor had given back
     rows = [line.split() for line in log.read_text().splitlines()]

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from mesh.core.leases import Kind
-from mesh.exceptions import QueueFull, ResultExpired, TaskLost
+from mesh.exceptions import QueueFull, ResultExpired, TaskIdTaken, TaskLost
 from mesh.interfaces import PendingCall
 from mesh.messages import Flag
 from mesh.states import Status
@@ -60,6 +60,8 @@ def _unfinished_at_router(world: World, host: str) -> list[str]:
     if owner.dispatch.open:
         phases = [task.phase.name for task in owner.dispatch.open.values()]
         left.append(f"router {host}: {len(phases)} open tasks, such as {sorted(set(phases))}")
+    if not owner.ledger.is_settled:
+        left.append(f"router {host}: something waits for the disk")
     slots = {slot.pid for slot in world.living_slots() if slot.host == host}
     consumers = [one.pid for one in owner.dispatch.consumers.values() if one.kind is Kind.SLOT]
     if sorted(consumers) != sorted(slots):
@@ -103,7 +105,8 @@ def _check_tables(world: World, host: str) -> None:
     assert owner.connected_clients == len(clients), f"{owner.connected_clients} clients are known, {len(clients)} live"
     asked = {one for client in clients for one in client.calls.asks()}
     assert owner.answers.watchers.keys() <= asked, f"watched for nobody: {owner.answers.watchers.keys() - asked}"
-    assert not owner.intake.uncommitted
+    assert owner.ledger.is_settled, "something waits for the disk"
+    assert not owner.intake.begun_elsewhere, "slots that lived are remembered"
     assert not owner.crew.dead_slots, f"dead slots remembered: {owner.crew.dead_slots}"
     assert not owner.membership._waiting, "control requests wait for ever"
     assert len(owner._control_clients) <= len(clients), "control links of the dead are remembered"
@@ -177,8 +180,10 @@ def _lost_outcome(world: World, run: Run) -> bool:
 
 
 def _check_failure(world: World, call: Published, failure: Exception, label: str) -> None:
-    if isinstance(failure, QueueFull):
-        assert world.plan.limits.tasks_max < 1000 or call.custom_id is not None, f"{label} was refused: {failure}"
+    if isinstance(failure, TaskIdTaken):
+        assert call.custom_id is not None, f"{label} was refused: {failure}"
+    elif isinstance(failure, QueueFull):
+        assert world.plan.limits.bounds.tasks_max < 1000, f"{label} was refused: {failure}"
     elif isinstance(failure, ResultExpired):
         assert world.plan.is_tight, f"{label} expired"
     else:
@@ -220,12 +225,12 @@ def _why_again(world: World, call: Published, earlier: Run, later: Run) -> str |
     """What explains that a task ran again, or None."""
     if earlier.retried:
         return "retry"
-    if _weather(world, call, ("kill router",), later.began_s):
+    if call.flags & Flag.TRANSIENT and _weather(world, call, ("kill router",), later.began_s):
         return "router"
     died_s = world.history.deaths.get(earlier.pid)
     if died_s is not None and died_s <= later.began_s + LAST_GASP_S:
         return "slot"
-    if earlier.peer and _weather(world, call, ("lose peer",), later.began_s):
+    if earlier.peer and _weather(world, call, ("lose peer", "kill router"), later.began_s):
         return "peer"
     if _weather(world, call, LOSSY, later.began_s):
         return "wire"
@@ -236,7 +241,7 @@ def _check_fair_weather(world: World) -> None:
     for task_id, call in world.history.published.items():
         runs = [run for run in world.history.runs.get(task_id, []) if not run.retried]
         client = next(client for client in world.all_clients if client.pid == call.client_pid)
-        refused = isinstance(client.pending[task_id].failure, QueueFull)
+        refused = isinstance(client.pending[task_id].failure, QueueFull | TaskIdTaken)
         expected = 0 if refused else 1
         assert len(runs) == expected or (not runs and call.expires_delay_s is not None), (
             f"{task_id.hex()} {call} ran {len(runs)} times"

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
+from mesh.slot_page import BEGINNINGS
+
+
 class Detail(NamedTuple):
     """What a slot runs."""
 
@@ -12,17 +15,21 @@ class Detail(NamedTuple):
     name: str
     attempt: int
     wall_s: float
+    mono_s: float
 
 
 class Record:
     """Of one slot."""
 
-    __slots__ = ("begun", "detail", "pid", "withdrawn")
+    __slots__ = ("beginnings", "begun", "detail", "entered", "pid", "withdrawn")
 
     def __init__(self) -> None:
         self.begun = 0
         self.withdrawn = 0
         self.pid = 0
+        self.entered = 0
+        #: {lease: (task id, when)} of the last BEGINNINGS.
+        self.beginnings: dict[int, tuple[bytes, float]] = {}
         self.detail: Detail | None = None
 
 
@@ -36,12 +43,16 @@ class SimPage:
         record = self.records[slot]
         record.detail = None
         record.pid = pid
-        return max(record.begun, record.withdrawn)
+        record.entered = max(record.begun, record.withdrawn)
+        return record.entered
 
     def begin(self, slot: int, lease: int, detail: Detail) -> bool:
         record = self.records[slot]
         assert lease > record.begun, f"lease {lease} began after lease {record.begun}"
         record.begun = lease
+        record.beginnings[lease] = (detail.task_id, detail.mono_s)
+        if len(record.beginnings) > BEGINNINGS:
+            del record.beginnings[next(iter(record.beginnings))]
         if record.withdrawn >= lease:
             return False
         record.detail = detail

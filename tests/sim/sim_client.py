@@ -121,9 +121,9 @@ class SimClient(Process):
                 calls.not_sent()
                 break
             calls.sent()
-            received = calls.received_along()
-            if received is not None:
-                link.send(received)
+        received = calls.received_at_once()
+        if received is not None:
+            link.send(received)
         for message in calls.look(self.timeline.mono_s):
             link.send(message)
         waiting, self._to_send = self._to_send, []

@@ -229,7 +229,6 @@ class SimNode(Process):
     def _leave(self) -> None:
         self.link.send(m.Bye("the node ends"))
         self.link.close(linger=True)
-        self.world.pages.pop(self.page_path, None)
         self.world.ended(self, "code 0")
 
     def released(self) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mesh import codec
 from mesh import messages as m
-from mesh.core.effects import Effect, Persist, Send, SendControl, WatchProcess
+from mesh.core.effects import Commit, Effect, Fetch, RemovePage, Send, SendControl, WatchProcess
 from mesh.core.identity import Identity
 from mesh.core.owner import Arrival, Limits, Owner
-from mesh.messages import Durability
 from tests.sim.process import Process
 from tests.sim.sim_peer import PEER_MARK, SimPeer
 from tests.sim.wire import Door
@@ -26,21 +26,51 @@ class SimRouter(Process):
         super().__init__(world, host, f"router {host}")
         tag = b"owner" + host.encode()
         boot = world.rng.randbytes(8)
+        self.disk = world.disks[host]
         self.owner = Owner(Identity(MESH, host, tag, boot, self.pid, "sim"), limits, lambda error: repr(error).encode())
         self.inbox = Door(self.wire, self, inbox_address(host))
         self.control = Door(self.wire, self, control_address(host))
         self.peers: dict[bytes, SimPeer] = {}
         self._from_peers: list[Arrival] = []
+        #: What the journal has answered: (number, why it failed or empty).
+        self._answers: list[tuple[int, str]] = []
+        pages = world.pages_of(host)
+        recovered, effects = self.owner.recover(
+            self.disk.rows(tasks=False), self.disk.rows(tasks=True), pages, self.now
+        )
+        world.history.counts["tasks recovered"] += recovered.tasks
+        world.history.counts["tasks recovered as running"] += recovered.running
+        world.history.counts["outcomes recovered"] += recovered.outcomes
+        self.do(effects)
+        self.wake()
 
     # --- the loop --------------------------------------------------------------------------------
 
     def turn(self) -> None:
-        batch = [Arrival(False, *one) for one in self.inbox.receive()]
+        for number, failure in self._take_answers():
+            if failure:
+                self.do(self.owner.commit_failed(number, failure, self.now))
+            else:
+                self.do(self.owner.committed(number, self.now))
+        batch = [self._arrival(*one) for one in self.inbox.receive()]
         batch += [Arrival(True, *one) for one in self.control.receive()]
         from_peers, self._from_peers = self._from_peers, []
         self.do(self.owner.handle(batch + from_peers, self.now))
         for pid in self.ended():
             self._process_ended(pid)
+
+    def _arrival(self, peer: bytes, message: m.Message, frames: tuple[m.Buffer, ...]) -> Arrival:
+        raw = codec.encode(message) if self.wire.with_codec and isinstance(message, m.Publish) else b""
+        return Arrival(False, peer, message, frames, raw)
+
+    def _take_answers(self) -> list[tuple[int, str]]:
+        answers, self._answers = self._answers, []
+        return answers
+
+    def _answer(self, number: int, failure: str) -> None:
+        if self.alive:
+            self._answers.append((number, failure))
+            self.wake()
 
     def next_deadline(self) -> float | None:
         return self.owner.next_deadline_mono_s()
@@ -49,11 +79,12 @@ class SimRouter(Process):
         self.owner.check()
 
     def has_input(self) -> bool:
-        return self.inbox.has_input or self.control.has_input or bool(self._from_peers)
+        return self.inbox.has_input or self.control.has_input or bool(self._from_peers or self._answers)
 
     def released(self) -> None:
         self.inbox.close(unlink=False)
         self.control.close(unlink=False)
+        self.disk.writer_died()
         for peer in self.peers.values():
             peer.router_died()
 
@@ -66,10 +97,14 @@ class SimRouter(Process):
             elif isinstance(effect, SendControl):
                 if not self.control.send(effect.peer, effect.message):
                     self.do(self.owner.unreachable(effect.peer, self.now))
-            elif isinstance(effect, Persist):
-                self.do(self.owner.committed(effect.number, Durability.NONE, self.now))
+            elif isinstance(effect, Commit):
+                self.disk.append(effect, self._answer)
+            elif isinstance(effect, Fetch):
+                self.do(self.owner.fetched(effect.number, self.disk.read(effect.number), self.now))
             elif isinstance(effect, WatchProcess):
                 self._watch(effect)
+            elif isinstance(effect, RemovePage):
+                self.world.pages.pop(effect.path, None)
 
     def _send(self, effect: Send) -> None:
         if effect.peer.startswith(PEER_MARK):

@@ -60,7 +60,7 @@ class SimSlot(Process):
             if self._is_over():
                 self._leave()
                 return
-            if self.work.waiting and self.joined:
+            if self._may_run():
                 self._run_next(self.work.waiting.popleft())
                 if self.busy:
                     return
@@ -72,9 +72,12 @@ class SimSlot(Process):
             self._between()
 
     def _between(self) -> None:
-        if not (self.work.waiting and self.joined):
+        if not self._may_run():
             self._flush()
             self._receive()
+
+    def _may_run(self) -> bool:
+        return bool(self.work.waiting) and self.joined and not self.work.is_full
 
     def next_deadline(self) -> float | None:
         deadlines = [self.work.next_deadline_mono_s(), self._ending_by_s]
@@ -128,7 +131,7 @@ class SimSlot(Process):
             self._flush()
         task_id, name, attempt, flags, body, *_ = lease.record
         wall_s = self.now.wall_s
-        if not self.page.begin(self.index, lease.number, Detail(task_id, name, attempt, wall_s)):
+        if not self.page.begin(self.index, lease.number, Detail(task_id, name, attempt, wall_s, self.timeline.mono_s)):
             self.world.history.counts["withdrawn in time"] += 1
             self._return([lease.number])
             return
@@ -220,6 +223,7 @@ class SimSlot(Process):
             "index": self.index,
             "queues": list(self.node.queues),
             "last_lease": self.work.last_lease,
+            "unreceipted": self.work.unreceipted_leases(),
             "link": self._links,
         }
         return m.Hello(m.PROTOCOL_MAJOR, m.PROTOCOL_MINOR, Role.SLOT, MESH, self.incarnation, self.pid, info)

@@ -40,6 +40,17 @@ class Spec(NamedTuple):
 NAMES = {"tiny": (0, 80), "short": (300, 3_000), "slow": (10_000, 400_000), "mixed": (0, 60_000), "moody": (0, 50)}
 
 
+#: (flag, how often a call has it)
+_FLAGS = (
+    (Flag.IGNORE_RESULT, 0.15),
+    (Flag.TRACK_STARTED, 0.1),
+    (Flag.EARLY_ACK, 0.1),
+    (Flag.TRANSIENT, 0.1),
+    (Flag.SYNCED, 0.05),
+    (Flag.KEEP_RESULT, 0.05),
+)
+
+
 def draw_calls(rng: random.Random, *, plain: bool, crashing: bool) -> tuple[Spec, ...]:
     """A batch."""
     many = rng.choice((1, 1, 1, 2, 4, 8, 40))
@@ -57,7 +68,7 @@ def _draw_call(rng: random.Random, name: str, *, plain: bool, crashing: bool) ->
     if plain:
         return Spec(name, "default", rng.choice((0, 5, 9)), 0, Job(run_us, 0), 0, None, None, None)
     flags = 0
-    for flag, share in ((Flag.IGNORE_RESULT, 0.15), (Flag.TRACK_STARTED, 0.1), (Flag.EARLY_ACK, 0.1)):
+    for flag, share in _FLAGS:
         flags |= flag if rng.random() < share else 0
     crashes = rng.choices((0, 1, 99), (300, 5, 1))[0] if crashing else 0
     return Spec(

@@ -6,8 +6,12 @@ import random
 from typing import NamedTuple
 
 from mesh.core.dispatch import Budgets
+from mesh.core.intake import Bounds
 from mesh.core.owner import Limits
+from mesh.core.crew import WITHDRAWN_AT_START
+from mesh.core.recovery import Pages, SlotRecord, pages_of
 from mesh.ids import INCARNATION_BITS
+from tests.sim.disk import SimDisk
 from tests.sim.history import History
 from tests.sim.page import SimPage
 from tests.sim.process import Process
@@ -57,10 +61,11 @@ class Plan(NamedTuple):
                 queues = QUEUES if number == 0 else tuple(rng.sample(QUEUES, rng.randint(1, 2)))
                 nodes.append(NodePlan(host, f"n{number}@{host}", queues, rng.choice((1, 2, 2, 4))))
         limits = Limits(
-            tasks_max=rng.choice((100_000, 100_000, 100_000, 60)),
+            Bounds(rng.choice((100_000, 100_000, 100_000, 60)), 1 << 30),
             result_expires_s=rng.choice((None, 86_400.0)),
             results_max_bytes=rng.choice((64 << 20, 64 << 20, 64 << 20, 20_000)),
             budgets=Budgets(crash=3, lost=20),
+            resident_max=rng.choice((100_000, 0)),
         )
         return cls(
             tuple(nodes), rng.choice((1, 2)), limits, rng.choice((10_000, 50)), rng.random() < 0.5, rng.random() < 0.3
@@ -82,6 +87,7 @@ class World:
         #: {pid: who wants to know of its death}
         self._watchers: dict[int, list[Process]] = {}
         self._last_pid = 100
+        self.disks = {host: SimDisk(self.timeline, random.Random(f"{seed} disk {host}")) for host in HOSTS}
         self.routers: dict[str, SimRouter] = {}
         self.nodes: dict[str, SimNode] = {}
         self.clients: dict[str, SimClient] = {}
@@ -178,6 +184,23 @@ class World:
         if page is None or index >= len(page.records) or page.records[index].pid != pid:
             return None
         return page.records[index].begun
+
+    def pages_of(self, host: str) -> Pages:
+        """As router._pages: what the slot pages of a host say to a router that starts."""
+        records = []
+        for path, page in self.pages.items():
+            for number, record in enumerate(page.records if path.startswith(f"{host}/") else ()):
+                process = self.processes.get(record.pid)
+                withdrawn = record.begun + WITHDRAWN_AT_START
+                page.withdraw(number, withdrawn)
+                begun = [
+                    (task_id, lease, mono_s, lease > record.entered)
+                    for lease, (task_id, mono_s) in record.beginnings.items()
+                ]
+                alive = process is not None and process.alive
+                name = process.node.name if isinstance(process, SimSlot) else ""
+                records.append(SlotRecord(name, number, record.pid, alive, path, withdrawn, begun))
+        return pages_of(records, are_complete=True)
 
     # --- who is there ----------------------------------------------------------------------------
 

@@ -1,0 +1,656 @@
+"""What is to be on disk: gathers what happened, leaves out what needs no recovery any more, hands out commits (D12).
+
+Every id has a row in which it stands: first its task, as published or as it has become; then its outcome, where that
+must outlive the router; at last none. A row goes when nothing stands in it. Rows of which little is left are written anew.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+from mesh.clock import Now
+from mesh.core.callers import Caller
+from mesh.core.effects import Commit
+from mesh.core.outcomes import OutcomeStore, Stored
+from mesh.core.ready import Block
+from mesh.core.records import ITEM_BYTES, Row, RowKind, outcome_record, task_record
+from mesh.core.sequences import SequenceSet
+from mesh.core.task import NO_ROW, REVIVED, Task
+from mesh.ids import PREFIX_BYTES, sequence_of, stamp
+from mesh.messages import Durability, Flag, Ranges
+from mesh.states import Phase
+
+#: How long what happened may wait for more to join it, where nobody waits for a confirm. What ends meanwhile, and is
+#: received by its caller, is never written.
+LINGER_S: Final = 0.02
+#: How long news that only save space may wait.
+LAZY_S: Final = 1.0
+#: Calls and body bytes of one commit; more go into the next.
+COMMIT_CALLS: Final = 8192
+COMMIT_BYTES: Final = 16 << 20
+#: A commit that failed is tried again after this time, doubled each time.
+RETRY_S: Final = 0.25
+RETRY_MAX_S: Final = 5.0
+#: Bytes that may wait for a slow disk; beyond it calls are refused.
+WAITING_BYTES_MAX: Final = 256 << 20
+#: Dead bytes on disk that are no reason to write anything again.
+SLACK_BYTES: Final = 16 << 20
+#: Live bytes that one commit writes again at most.
+MOVE_BYTES: Final = 1 << 20
+#: Rows that one commit looks at for that.
+TIDY_ROWS: Final = 1024
+#: Bytes of notes that are no reason to write the callers again.
+NOTES_BYTES: Final = 1 << 18
+#: What a range takes in a note, about.
+RANGE_BYTES: Final = 8
+
+
+class Batch:
+    """Calls of one client that came together and are not on disk."""
+
+    __slots__ = ("block", "body_bytes", "caller", "calls", "due_mono_s", "level", "raw", "tasks")
+
+    def __init__(
+        self,
+        caller: Caller,
+        calls: list[list[Any]],
+        raw: bytes | None,
+        held: list[Task] | Block,
+        level: Durability,
+        due_mono_s: float,
+    ) -> None:
+        self.caller = caller
+        self.calls = calls
+        #: The message with exactly these calls, as it came; None where it had others too.
+        self.raw = raw
+        self.block = held if isinstance(held, Block) else None
+        #: One for each of `calls`; empty while they are a block.
+        self.tasks = [] if isinstance(held, Block) else held
+        self.body_bytes = held.body_bytes if isinstance(held, Block) else sum(task.body_bytes for task in held)
+        self.level = level
+        self.due_mono_s = due_mono_s
+
+    def settle(self) -> None:
+        """It may have become tasks meanwhile."""
+        if self.block is not None and self.block.tasks is not None:
+            self.tasks, self.block = self.block.tasks, None
+
+
+class Facts:
+    """What the ledger knows of a row on disk."""
+
+    __slots__ = ("body_bytes", "live", "paged", "spans", "written")
+
+    def __init__(self) -> None:
+        #: (client prefix, first, last) of the ids that were written here; some stand in a later row, or nowhere.
+        self.spans: list[tuple[bytes, int, int]] = []
+        #: How many that are, and their bytes.
+        self.written = self.body_bytes = 0
+        #: How many stand here.
+        self.live = 0
+        #: Of these, in blocks.
+        self.paged = 0
+
+    @property
+    def dead_bytes(self) -> int:
+        """Bytes of what does not stand here any more, on average."""
+        return self.body_bytes * (self.written - self.live) // self.written if self.written else 0
+
+    def add(self, prefix: bytes, sequence: int, body_bytes: int) -> None:
+        """One id is written here, and stands here."""
+        self.live += 1
+        self.written += 1
+        self.body_bytes += body_bytes + ITEM_BYTES
+        if self.spans:
+            last = self.spans[-1]
+            if last[2] + 1 == sequence and last[0] == prefix:
+                self.spans[-1] = (prefix, last[1], sequence)
+                return
+        self.spans.append((prefix, sequence, sequence))
+
+    def add_block(self, block: Block) -> None:
+        """A block is written here, and stands here."""
+        size = len(block)
+        self.live += size
+        self.written += size
+        self.paged += size
+        self.body_bytes += block.body_bytes + ITEM_BYTES * size
+        self.spans.append((block.prefix, block.first, block.last))
+
+
+class News(NamedTuple):
+    """A task has ended, or is not as it was: to be written by `due_mono_s`."""
+
+    due_mono_s: float
+    task_id: bytes
+    task: Task | None  #: None where only its slot knew it
+
+
+class Ledger:
+    """1. Gathers what is to be written. 2. Hands out one commit at a time, and knows what it vouches for. 3. Knows what
+    stands in which row, and lets rows go.
+    """
+
+    def __init__(self, open_tasks: dict[bytes, Task], outcomes: OutcomeStore, callers: dict[bytes, Caller]) -> None:
+        #: To be read.
+        self._open = open_tasks
+        self._outcomes = outcomes
+        self._callers = callers
+        # What has happened and is in no commit yet.
+        self._batches: deque[Batch] = deque()
+        self._news: deque[News] = deque()
+        #: {client prefix: sequences of which nothing is needed any more}; not written yet.
+        self._gone: dict[bytes, SequenceSet] = {}
+        #: Rows in which nothing stands any more.
+        self._empty = SequenceSet()
+        #: {number: row} of `also`, not written yet.
+        self._others: dict[int, Row] = {}
+        self._waiting_bytes = 0
+        self._due_mono_s: float | None = None
+        self._urgent = False
+        # The commit under way, and what it vouches for.
+        self._under_way: Commit | None = None
+        self._vouched: list[Batch] = []
+        self._covers = 0
+        #: Why the disk takes nothing; empty while it does.
+        self.failing = ""
+        self._retry_s = 0.0
+        self._retry_mono_s = 0.0
+        #: How many news there have been, and how many of the first of them the disk holds.
+        self.told = 0
+        self._covered = 0
+        # What is there.
+        self.commits = 0
+        self._last_row = 0
+        #: {number: row}, ascending. Exactly the rows with tasks or outcomes, the commit under way included.
+        self.rows: dict[int, Facts] = {}
+        #: {task id: row} of outcomes.
+        self._outcome_rows: dict[bytes, int] = {}
+        self._written_bytes = self._dead_bytes = 0
+        #: Rows to be looked at because much is dead, descending.
+        self._to_tidy: list[int] = []
+        #: The rows that a commit is being made of.
+        self._page: _Page | None = None
+        #: Rows of notes and callers, ascending, and their bytes.
+        self._notes: list[int] = []
+        self._notes_bytes = self._callers_bytes = 0
+        #: They say that something is gone which is not.
+        self._notes_are_wrong = False
+        #: {client prefix: sequences that are gone though a row that is there mentions them}.
+        self._gone_before: dict[bytes, SequenceSet] = {}
+
+    # --- what happens ----------------------------------------------------------------------------
+
+    @property
+    def refusal(self) -> str:
+        """Why no call can be taken that is to be on disk; empty where it can."""
+        if self.failing:
+            return self.failing
+        if self._waiting_bytes > WAITING_BYTES_MAX:
+            return "the disk is too slow for what comes in"
+        return ""
+
+    def published(
+        self,
+        caller: Caller,
+        calls: list[list[Any]],
+        raw: bytes | None,
+        held: list[Task] | Block,
+        level: Durability,
+        now: Now,
+        *,
+        urgent: bool,
+    ) -> None:
+        """Calls were accepted that are to be on disk. `held` is what was made of them: a task each, or one block."""
+        batch = Batch(caller, calls, raw, held, level, now.mono_s + LINGER_S)
+        self._batches.append(batch)
+        self._waiting_bytes += batch.body_bytes
+        self._by(now.mono_s if urgent else batch.due_mono_s, urgent=urgent)
+
+    def news(self, task_id: bytes, task: Task | None, now: Now, *, urgent: bool = False) -> None:
+        """A task has ended, or is not as it was published."""
+        if task is not None and task.row == NO_ROW:
+            return
+        self.told += 1
+        due_mono_s = now.mono_s if urgent else now.mono_s + LINGER_S
+        self._news.append(News(due_mono_s, task_id, task))
+        self._by(due_mono_s, urgent=urgent)
+
+    def revived(self, task: Task, now: Now) -> None:
+        """A task that had ended is to run after all, under its id."""
+        row = self._outcome_rows.pop(task.task_id, None)
+        if row is not None:
+            self._leave(row)
+        prefix = task.task_id[:PREFIX_BYTES]
+        for gone in (self._gone, self._gone_before):
+            if prefix in gone:
+                gone[prefix].discard(sequence_of(task.task_id))
+        self._notes_are_wrong = True
+        task.row = REVIVED
+        self.news(task.task_id, task, now)
+
+    def dropped(self, task_id: bytes, now: Now) -> None:
+        """An outcome need not be kept: its caller has it, or it had to make room."""
+        row = self._outcome_rows.pop(task_id, None)
+        if row is not None:
+            self._leave(row)
+            self._is_gone(task_id)
+            self._by(now.mono_s + LAZY_S)
+
+    def also(self, kind: int, records: list[Any], now: Now) -> int:
+        """Something else is to be written, in a row of its own. Returns the row's number."""
+        number = self.new_row()
+        self._others[number] = Row(number, kind, records)
+        self._by(now.mono_s + LINGER_S)
+        return number
+
+    def remove(self, row: int, now: Now) -> None:
+        """A row of `also` is needed no more."""
+        if self._others.pop(row, None) is None:
+            self._empty.add(row)
+            self._by(now.mono_s + LINGER_S)
+
+    def _by(self, mono_s: float, *, urgent: bool = False) -> None:
+        self._urgent = self._urgent or urgent
+        if self._due_mono_s is None or mono_s < self._due_mono_s:
+            self._due_mono_s = mono_s
+
+    def holds(self, told: int) -> bool:
+        """Whether the disk holds the first `told` news, as far as it must; a disk that fails is not waited for."""
+        return self._covered >= told or bool(self.failing)
+
+    def has(self, told: float) -> bool:
+        """Whether the disk holds the first `told` news."""
+        return self._covered >= told
+
+    # --- commits ---------------------------------------------------------------------------------
+
+    @property
+    def is_settled(self) -> bool:
+        """Nothing that happened waits for the disk."""
+        return self._due_mono_s is None and self._under_way is None
+
+    def next_deadline_mono_s(self) -> float | None:
+        """When `take` has something. While a commit is under way its answer comes first."""
+        if self._under_way is not None:
+            return self._retry_mono_s if self.failing and self._retry_mono_s != float("inf") else None
+        return self._due_mono_s
+
+    def hurry(self) -> None:
+        """Everything is to be written at once."""
+        if self._due_mono_s is not None:
+            self._by(0.0, urgent=True)
+
+    def take(self, now: Now) -> Commit | None:
+        """The next commit, where one is due. Its answer, by `committed` or `failed`, must come before the next."""
+        if self._under_way is not None:
+            if not self.failing or now.mono_s < self._retry_mono_s:
+                return None
+            self._retry_mono_s = float("inf")
+            return self._under_way
+        if self._due_mono_s is None or now.mono_s < self._due_mono_s:
+            return None
+        upto_mono_s = float("inf") if self._urgent else now.mono_s
+        self._due_mono_s, self._urgent = None, False
+        page = self._page = _Page(self)
+        self._take_batches(page, upto_mono_s, now)
+        self._take_news(page, upto_mono_s, now)
+        self._tidy(page, now)
+        self._page = None
+        rows = page.rows() + list(self._others.values()) + self._take_notes()
+        self._others = {}
+        removed = self._empty.take()
+        if not rows and not removed and not self._vouched:
+            self._covered = self.told - len(self._news)
+            return None
+        self.commits += 1
+        self._covers = self.told - len(self._news)
+        synced = any(batch.level is Durability.SYNCED for batch in self._vouched)
+        self._under_way = Commit(self.commits, rows, removed, synced)
+        return self._under_way
+
+    def committed(self, number: int) -> tuple[list[Batch], bool]:
+        """The disk holds this commit. Which batches may be confirmed, and whether it survives power loss."""
+        commit = self._under_way
+        if commit is None or number != commit.number:
+            return [], False
+        self._under_way, self.failing, self._retry_s = None, "", 0.0
+        self._covered = self._covers
+        vouched, self._vouched = self._vouched, []
+        self._waiting_bytes -= sum(batch.body_bytes for batch in vouched)
+        for batch in vouched:
+            if batch.block is not None and batch.block.tasks is None:
+                batch.block.calls = None  # it is read again when it is needed
+        return vouched, commit.synced
+
+    def failed(self, number: int, reason: str, now: Now) -> None:
+        """The disk does not hold this commit: it is tried again after a while."""
+        if self._under_way is None or number != self._under_way.number:
+            return
+        self.failing = reason
+        self._retry_s = min(max(2 * self._retry_s, RETRY_S), RETRY_MAX_S)
+        self._retry_mono_s = now.mono_s + self._retry_s
+
+    # --- what a commit says ----------------------------------------------------------------------
+
+    def _take_batches(self, page: _Page, upto_mono_s: float, now: Now) -> None:
+        n_calls = n_bytes = 0
+        batches = self._batches
+        while batches and batches[0].due_mono_s <= upto_mono_s:
+            if n_calls >= COMMIT_CALLS or n_bytes >= COMMIT_BYTES:
+                self._by(now.mono_s, urgent=True)
+                return
+            batch = batches.popleft()
+            batch.settle()
+            self._vouched.append(batch)
+            n_calls += len(batch.calls)
+            n_bytes += batch.body_bytes
+            self._are_durable(batch)
+            if batch.block is not None:
+                page.add_block(batch, batch.block)
+            else:
+                self._take_tasks(page, batch, now)
+        if batches:
+            self._by(batches[0].due_mono_s)
+
+    @staticmethod
+    def _are_durable(batch: Batch) -> None:
+        durable, calls = batch.caller.durable, batch.calls
+        if calls[-1][0] - calls[0][0] == len(calls) - 1:
+            durable.add_range(calls[0][0], calls[-1][0])
+            return
+        for call in calls:
+            durable.add(call[0])
+
+    def _take_tasks(self, page: _Page, batch: Batch, now: Now) -> None:
+        """Writes what has not ended of a batch, and of what has ended the outcome where it is needed."""
+        open_ = []
+        for call, task in zip(batch.calls, batch.tasks, strict=True):
+            if task.phase is Phase.DONE:
+                self._write_end(page, task.task_id, task, now)
+            else:
+                open_.append(call)
+                page.add_task(batch.caller.prefix, call[0], task)
+        if len(open_) == len(batch.calls):
+            page.add_batch(batch.caller.prefix, batch.raw or open_, batch.tasks)
+        elif open_:
+            page.add_batch(batch.caller.prefix, open_, [one for one in batch.tasks if one.phase is not Phase.DONE])
+
+    def _take_news(self, page: _Page, upto_mono_s: float, now: Now) -> None:
+        news = self._news
+        while news and news[0].due_mono_s <= upto_mono_s:
+            _, task_id, task = news[0]
+            if task is not None and task.row == 0:
+                return  # its batch goes first; that was too much for this commit
+            news.popleft()
+            if task is not None and task.row == NO_ROW:
+                continue
+            if task is not None and task.phase is not Phase.DONE:
+                if task.row > 0:
+                    self._leave(task.row)
+                page.add_changed(task)
+            else:
+                self._write_end(page, task_id, task, now)
+        if news:
+            self._by(news[0].due_mono_s)
+
+    def _write_end(self, page: _Page, task_id: bytes, task: Task | None, now: Now) -> None:
+        stored = self._outcomes.needed(task_id)
+        if stored is not None:
+            if task_id not in self._outcome_rows:
+                page.add_outcome(task_id, stored, now)
+        elif task is None or task.row > 0 or task.flags & Flag.IGNORE_RESULT:
+            self._is_gone(task_id)
+        if task is not None:
+            if task.row > 0:
+                self._leave(task.row)
+            task.row = NO_ROW
+
+    def _take_notes(self) -> list[Row]:
+        """What is gone; now and then instead what is known of all callers, so that notes don't pile up."""
+        if not (self._gone or self._notes_are_wrong):
+            return []
+        gone, self._gone = self._gone, {}
+        for prefix, sequences in gone.items():
+            before = self._gone_before.setdefault(prefix, SequenceSet())
+            for first, last in sequences.ranges():
+                before.add_range(first, last)
+        number = self.new_row()
+        if self._notes_are_wrong or self._notes_bytes > NOTES_BYTES + 2 * self._callers_bytes:
+            return [self._callers_row(number)]
+        records = [[prefix, sequences.take()] for prefix, sequences in gone.items()]
+        self._notes.append(number)
+        self._notes_bytes += sum(PREFIX_BYTES + RANGE_BYTES * len(ranges) for _, ranges in records)
+        return [Row(number, RowKind.NOTES, records)]
+
+    def _callers_row(self, number: int) -> Row:
+        self._notes_are_wrong = False
+        for earlier in self._notes:
+            self._empty.add(earlier)
+        self._gone_before = self._still_mentioned()
+        records: list[list[Any]] = [
+            [prefix, caller.pid, caller.durable.ranges(), self._gone_ranges(prefix)]
+            for prefix, caller in self._callers.items()
+        ]
+        records += [
+            [prefix, 0, [], gone.ranges()] for prefix, gone in self._gone_before.items() if prefix not in self._callers
+        ]
+        self._notes, self._notes_bytes = [number], 0
+        self._callers_bytes = sum(32 + RANGE_BYTES * (len(seen) + len(gone)) for _, _, seen, gone in records)
+        return Row(number, RowKind.CALLERS, records)
+
+    def _gone_ranges(self, prefix: bytes) -> Ranges:
+        gone = self._gone_before.get(prefix)
+        return gone.ranges() if gone is not None else []
+
+    def _still_mentioned(self) -> dict[bytes, SequenceSet]:
+        mentioned: dict[bytes, SequenceSet] = {}
+        for facts in self.rows.values():
+            for prefix, first, last in facts.spans:
+                mentioned.setdefault(prefix, SequenceSet()).add_range(first, last)
+        return {
+            prefix: SequenceSet(common)
+            for prefix, gone in self._gone_before.items()
+            if prefix in mentioned and (common := gone.common_with(mentioned[prefix].ranges()))
+        }
+
+    def _is_gone(self, task_id: bytes) -> None:
+        prefix = task_id[:PREFIX_BYTES]
+        gone = self._gone.get(prefix)
+        if gone is None:
+            gone = self._gone[prefix] = SequenceSet()
+        gone.add(sequence_of(task_id))
+
+    # --- rows ------------------------------------------------------------------------------------
+
+    def new_row(self) -> int:
+        """The number of one more row."""
+        self._last_row += 1
+        return self._last_row
+
+    def wrote(self, number: int, facts: Facts) -> bool:
+        """A row with tasks or outcomes is to be written; False where nothing stands in it already."""
+        if not facts.live:
+            self.rows.pop(number, None)
+            return False
+        self.rows[number] = facts
+        self._written_bytes += facts.body_bytes
+        self._dead_bytes += facts.dead_bytes
+        return True
+
+    def outcome_stands_in(self, task_id: bytes, number: int) -> None:
+        """An outcome is written there."""
+        self._outcome_rows[task_id] = number
+
+    def unfolded(self, block: Block, tasks: list[Task]) -> None:
+        """A block is tasks from here on."""
+        for task in tasks:
+            task.row = block.row
+        if block.row:
+            self.rows[block.row].paged -= len(block)
+
+    def _leave(self, number: int) -> None:
+        """One id does not stand in this row any more."""
+        facts = self.rows[number]
+        if self._page is not None and self._page.is_filling(number):
+            facts.live -= 1
+            return
+        self._dead_bytes -= facts.dead_bytes
+        facts.live -= 1
+        if facts.live:
+            self._dead_bytes += facts.dead_bytes
+        else:
+            self._written_bytes -= facts.body_bytes
+            del self.rows[number]
+            self._empty.add(number)
+
+    def _tidy(self, page: _Page, now: Now) -> None:
+        """Where more is dead than lives: writes what is left in the emptiest of the rows again, a part at a time."""
+        if self._dead_bytes <= SLACK_BYTES + self._written_bytes // 2:
+            self._to_tidy = []
+            return
+        if not self._to_tidy:
+            self._to_tidy = sorted(self.rows, reverse=True)
+        moved = 0
+        for _ in range(min(TIDY_ROWS, len(self._to_tidy))):
+            number = self._to_tidy.pop()
+            facts = self.rows.get(number)
+            if facts is None or facts.paged or facts.live * 2 > facts.written or page.is_filling(number):
+                continue
+            for task_id in list(self._standing_in(number, facts)):
+                moved += self._move(page, task_id, number, now)
+            if moved >= MOVE_BYTES:
+                break
+        self._by(now.mono_s + LINGER_S)
+
+    def _standing_in(self, number: int, facts: Facts) -> Iterator[bytes]:
+        for prefix, first, last in facts.spans:
+            for sequence in range(first, last + 1):
+                task_id = stamp(prefix, sequence)
+                task = self._open.get(task_id)
+                if (task is not None and task.row == number) or self._outcome_rows.get(task_id) == number:
+                    yield task_id
+
+    def _move(self, page: _Page, task_id: bytes, number: int, now: Now) -> int:
+        task = self._open.get(task_id)
+        if task is not None and task.row == number:
+            self._leave(number)
+            page.add_changed(task)
+            return task.body_bytes
+        stored = self._outcomes.get(task_id)
+        if stored is None:
+            return 0
+        self._leave(number)
+        page.add_outcome(task_id, stored, now)
+        return len(stored.body)
+
+    # --- recovery --------------------------------------------------------------------------------
+
+    def recovered_row(self, number: int, facts: Facts) -> None:
+        """A row with tasks or outcomes was read, some of which stand there."""
+        self._last_row = max(self._last_row, number)
+        if not self.wrote(number, facts):
+            self._empty.add(number)
+            self._by(0.0)
+
+    def recovered_note(self, number: int, gone: dict[bytes, SequenceSet]) -> None:
+        """A row of notes or callers was read; `gone` is what all of them said."""
+        self._last_row = max(self._last_row, number)
+        self._notes.append(number)
+        self._gone_before = gone
+
+    def recovered_other(self, number: int) -> None:
+        """A row of `also` was read."""
+        self._last_row = max(self._last_row, number)
+
+    @property
+    def disk_bytes(self) -> tuple[int, int]:
+        """Bytes of rows on disk, and of them those of what does not stand there any more; about."""
+        return self._written_bytes, self._dead_bytes
+
+    def check(self) -> None:
+        """Raises AssertionError where counts are off."""
+        assert self._waiting_bytes == sum(one.body_bytes for one in (*self._batches, *self._vouched))
+        assert not self._vouched or self._under_way is not None
+        assert self._written_bytes == sum(facts.body_bytes for facts in self.rows.values())
+        assert self._dead_bytes == sum(facts.dead_bytes for facts in self.rows.values())
+        standing = dict.fromkeys(self.rows, 0)
+        for number in self._outcome_rows.values():
+            standing[number] += 1
+        for number, facts in self.rows.items():
+            standing[number] += facts.paged
+            assert 0 < facts.live <= facts.written, (number, facts.live, facts.written)
+        for task in self._open.values():
+            if task.row > 0:
+                standing[task.row] += 1
+        # What has ended and is in no commit yet stands there too.
+        ended = {id(one.task): one.task for one in self._news if one.task is not None and one.task.phase is Phase.DONE}
+        for task in ended.values():
+            if task.row > 0:
+                standing[task.row] += 1
+        assert standing == {number: facts.live for number, facts in self.rows.items()}
+
+
+class _Page:
+    """The rows of one commit, while they are being filled."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._filled: dict[RowKind, tuple[int, Facts, list[Any]]] = {}
+        self._numbers: set[int] = set()
+
+    def is_filling(self, number: int) -> bool:
+        """Whether this is one of its rows."""
+        return number in self._numbers
+
+    def _row(self, kind: RowKind) -> tuple[int, Facts, list[Any]]:
+        found = self._filled.get(kind)
+        if found is None:
+            number = self._ledger.new_row()
+            found = self._filled[kind] = (number, Facts(), [])
+            self._numbers.add(number)
+            # Known at once: what is added may leave it before the commit is handed out.
+            self._ledger.rows[number] = found[1]
+        return found
+
+    def add_task(self, prefix: bytes, sequence: int, task: Task) -> None:
+        """One task of the batch that `add_batch` adds."""
+        number, facts, _ = self._row(RowKind.TASKS)
+        task.row = number
+        facts.add(prefix, sequence, task.body_bytes)
+
+    def add_batch(self, prefix: bytes, calls: bytes | list[list[Any]], tasks: list[Task]) -> None:
+        """A batch of tasks that were added."""
+        frames = [frame for task in tasks if task.frames for frame in task.frames]
+        self._row(RowKind.TASKS)[2].append([prefix, calls, frames])
+
+    def add_block(self, batch: Batch, block: Block) -> None:
+        """A batch that need not be in memory."""
+        number, facts, records = self._row(RowKind.TASKS)
+        block.row = number
+        facts.add_block(block)
+        records.append([block.prefix, batch.raw or batch.calls, []])
+
+    def add_changed(self, task: Task) -> None:
+        """A task as it has become, or that has to move."""
+        number, facts, records = self._row(RowKind.CHANGED)
+        task.row = number
+        facts.add(task.task_id[:PREFIX_BYTES], sequence_of(task.task_id), task.body_bytes)
+        records.append(task_record(task))
+
+    def add_outcome(self, task_id: bytes, stored: Stored, now: Now) -> None:
+        """An outcome that must outlive the router."""
+        number, facts, records = self._row(RowKind.OUTCOMES)
+        self._ledger.outcome_stands_in(task_id, number)
+        facts.add(task_id[:PREFIX_BYTES], sequence_of(task_id), len(stored.body))
+        records.append(outcome_record(task_id, stored, now.wall_s - (now.mono_s - stored.stored_mono_s)))
+
+    def rows(self) -> list[Row]:
+        """All in which something stands."""
+        return [
+            Row(number, kind, records)
+            for kind, (number, facts, records) in self._filled.items()
+            if self._ledger.wrote(number, facts)
+        ]
