@@ -109,16 +109,13 @@ class Journal:
         Raises:
             JournalUnavailable: the disk does not work.
         """
-        not_understood = 0
-        for number, kind, body in self._store.rows():
-            if (kind == RowKind.TASKS) is not tasks:
-                continue
+        for number, kind, body in self._store.rows(RowKind.TASKS, others=not tasks):
             records = _unpacked(kind, body)
             if records is not None:
                 yield Row(number, kind, records)
             else:
-                not_understood += 1
-        self.skipped = not_understood + self._store.skipped
+                self.skipped += 1
+        self.skipped += self._store.skipped
 
     def close(self) -> None:
         """Writes what was appended, and gives everything back. The answers are still there."""
@@ -129,14 +126,17 @@ class Journal:
     # --- the writing thread ----------------------------------------------------------------------
 
     def _write_all(self) -> None:
-        while True:
-            commit = self._commits.get()
-            if commit is None:
-                return
-            self._answers.append(self._write(commit))
+        while self._write_next():
             self._notify()
             while self._tidy() and self._commits.empty():
                 pass
+
+    def _write_next(self) -> bool:
+        commit = self._commits.get()
+        if commit is None:
+            return False
+        self._answers.append(self._write(commit))
+        return True
 
     def _write(self, commit: Commit) -> Answer:
         try:

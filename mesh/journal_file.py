@@ -117,20 +117,29 @@ def open_checked(path: str, *, log: bool = True) -> sqlite3.Connection:
     refuse_newer(path)
     db = connect(path)
     try:
-        # Only an empty file takes these two.
-        db.execute(f"PRAGMA page_size={PAGE_BYTES}")
-        db.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        version = _version(db, path)
+        if version == 0:
+            db.execute(f"PRAGMA page_size={PAGE_BYTES}")
+            db.execute("PRAGMA auto_vacuum=INCREMENTAL")
         if log and value(db, "PRAGMA journal_mode=WAL") != "wal":
             raise JournalUnavailable(path, "its file system has no shared memory", "Keep it on a local disk.")
-        _migrate(db, path)
+        _migrate(db, version, path)
         check(db)
-        _try_to_write(db, path)
-    except BaseException as error:
+        db.execute("DELETE FROM row WHERE number < 0")  # what can't be written tells now
+    except sqlite3.Error as error:
         db.close()
-        if isinstance(error, sqlite3.Error) and means_damage(error):
+        if means_damage(error) or _primary(error) == sqlite3.SQLITE_ERROR or _claims_read_only(error, path):
             raise Damaged(str(error)) from error
         raise
+    except BaseException:
+        db.close()
+        raise
     return db
+
+
+def _claims_read_only(error: sqlite3.Error, path: str) -> bool:
+    """Whether it is but the header that says so: one flipped bit is enough."""
+    return _primary(error) == sqlite3.SQLITE_READONLY and os.access(path, os.W_OK)
 
 
 def refuse_newer(path: str) -> None:
@@ -146,49 +155,42 @@ def _refuse_newer(path: str, found: int) -> None:
         raise NewerJournal(path, found, schema_version())
 
 
-def _migrate(db: sqlite3.Connection, path: str) -> None:
-    """Goes from the schema that is there to the current one, each step whole or not at all."""
-    version = value(db, "PRAGMA user_version")
+def _version(db: sqlite3.Connection, path: str) -> int:
+    """The schema that is there, 0 for none. Nothing is written to what is not ours."""
+    version = int(value(db, "PRAGMA user_version"))
+    is_empty = value(db, "SELECT count(*) FROM sqlite_master") == 0
+    if is_empty != (version == 0) or (version and value(db, "PRAGMA application_id") != APPLICATION_ID):
+        raise Damaged("it is no journal of mesh")
     _refuse_newer(path, version)
-    if version == 0 and value(db, "SELECT count(*) FROM sqlite_master"):
-        raise Damaged("it is another program's database")
+    return version
+
+
+def _migrate(db: sqlite3.Connection, version: int, path: str) -> None:
+    """Goes from the schema that is there to the current one, each step whole or not at all."""
     if version == schema_version():
         return
     db.execute("PRAGMA synchronous=FULL")
     for step in range(version + 1, schema_version() + 1):
-        db.execute("BEGIN IMMEDIATE")
         try:
+            db.execute("BEGIN IMMEDIATE")
             MIGRATIONS[step](db)
             db.execute(f"PRAGMA user_version={step}")
             db.execute("COMMIT")
-        except BaseException:
+        except sqlite3.Error as error:
             db.rollback()
-            raise
+            raise unavailable(path, error) from error
     # So that the header of the file says which schema it has: `refuse_newer` looks there.
     fold_log(db)
 
 
 def check(db: sqlite3.Connection) -> None:
-    """Raises Damaged where the structure is broken or is not a journal's. Reads the whole file."""
-    if value(db, "PRAGMA application_id") != APPLICATION_ID:
-        raise Damaged("it is no journal")
+    """Raises Damaged where the structure is broken. Reads the whole file."""
     tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if not {"row", "meta"} <= tables:
         raise Damaged("its tables are gone")
     verdict = value(db, "PRAGMA quick_check(1)")
     if verdict != "ok":
         raise Damaged(" ".join(str(verdict).split()))
-
-
-def _try_to_write(db: sqlite3.Connection, path: str) -> None:
-    """A header with a flipped bit can claim that the file is not to be written."""
-    try:
-        db.execute("BEGIN IMMEDIATE")
-        db.execute("ROLLBACK")
-    except sqlite3.OperationalError as error:
-        if _primary(error) == sqlite3.SQLITE_READONLY and os.access(path, os.W_OK):
-            raise Damaged("its header says that it is not to be written") from error
-        raise
 
 
 def fold_log(db: sqlite3.Connection) -> bool:
@@ -218,8 +220,12 @@ _UNREADABLE: Final[tuple[Any, ...]] = ()
 class Walk:
     """1. Yields the rows that are right, ascending, one at a time. 2. Counts the others, and goes on behind them."""
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    def __init__(self, db: sqlite3.Connection, kind: int | None = None, *, others: bool = False) -> None:
+        """Of all rows, of those of one kind, or of the others; the bodies of the rest are not read."""
         self._db = db
+        self._select = f"{_SELECT} WHERE number >= ?"
+        if kind is not None:
+            self._select += f" AND kind {'<>' if others else '='} {int(kind)}"
         #: Rows whose content is not what was written.
         self.wrong = 0
         #: Places where an unknown number of rows can't be read.
@@ -229,7 +235,7 @@ class Walk:
         last = 0
         while True:
             try:
-                for row in self._db.execute(f"{_SELECT} WHERE number > ? ORDER BY number", (last,)):
+                for row in self._db.execute(f"{self._select} ORDER BY number", (last + 1,)):
                     if row[0] <= last:
                         raise sqlite3.DatabaseError("the numbers do not ascend")
                     last = row[0]
@@ -275,7 +281,7 @@ class Walk:
     def _seek(self, number: int) -> tuple[Any, ...] | None:
         """The first row from this number on; None where there is none, _UNREADABLE where nobody knows."""
         try:
-            row = self._db.execute(f"{_SELECT} WHERE number >= ? ORDER BY number LIMIT 1", (number,)).fetchone()
+            row = self._db.execute(f"{self._select} ORDER BY number LIMIT 1", (number,)).fetchone()
         except sqlite3.DatabaseError as error:
             if not means_damage(error):
                 raise

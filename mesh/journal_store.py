@@ -55,8 +55,8 @@ class Store:
         self._db = db
         #: As of the last commit. Any thread may look.
         self.size = Size(0, 0)
-        #: What `synchronous` of the connection is.
-        self._synced = False
+        #: Whether the connection syncs each transaction; None where that has not been said to it yet.
+        self._synced: bool | None = None
         #: About how much of the log is not folded in.
         self._logged_bytes = 0
         #: The connection has seen an error after which it is not to be trusted.
@@ -90,8 +90,10 @@ class Store:
 
     # --- reading ---------------------------------------------------------------------------------
 
-    def rows(self) -> Iterator[file.Found]:
-        """All rows, ascending, one at a time. What can't be read, or is not what was written, is left out.
+    def rows(self, kind: int | None = None, *, others: bool = False) -> Iterator[file.Found]:
+        """All rows, or those of one kind, or all `others`: ascending, one at a time.
+
+        What can't be read, or is not what was written, is left out and counted in `skipped`.
 
         Raises:
             JournalUnavailable: the disk does not work.
@@ -99,7 +101,7 @@ class Store:
         self.skipped = 0
         try:
             with contextlib.closing(file.connect(self.path, read_only=True)) as db:
-                walk = file.Walk(db)
+                walk = file.Walk(db, kind, others=others)
                 for found in walk:
                     self.skipped = walk.wrong
                     yield found
@@ -215,23 +217,26 @@ class Store:
         except (sqlite3.Error, OSError) as error:
             self._suspect = self._suspect or isinstance(error, OSError) or not file.leaves_it_usable(error)
             self._undo()
+            if isinstance(error, sqlite3.ProgrammingError):
+                raise
             raise file.unavailable(self.path, error) from error
         except BaseException:
             self._undo()
             raise
 
     def _undo(self) -> None:
-        with contextlib.suppress(sqlite3.Error):
+        try:
             self._db.rollback()
+        except sqlite3.Error:
+            self._suspect = True
+            self._db.close()
 
     def _renew(self) -> None:
         """Takes a new connection, and moves what is in the log into the file, on disk, before anything is built on it.
 
         After a sync that failed the system may take for written what is not, and a second sync would not tell.
         """
-        self._synced = False
-        if self._db.in_transaction:
-            self._db.close()
+        self._synced = None
         try:
             fresh = file.open_checked(self.path)
         except file.Damaged as error:

@@ -7,7 +7,7 @@ import random
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,8 +106,8 @@ def mark(trace_fd: int, kind: str, number: int) -> None:
 class Inode:
     """What a file holds for sure, and what was done to it since its last sync."""
 
-    def __init__(self) -> None:
-        self.synced = b""
+    def __init__(self, synced: bytes = b"") -> None:
+        self.synced = synced
         self.pending: list[Operation] = []
 
     def content(self, pending: list[Operation]) -> bytes:
@@ -126,12 +126,12 @@ class Inode:
 class Crash:
     """The disk after some operations: what every process sees, and what is there for sure."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, there: Mapping[str, bytes] | None = None) -> None:
         self._directory = directory
-        #: {path: file}, as processes see it.
-        self.names: dict[str, Inode] = {}
+        #: {path: file}, as processes see it. What is there at the start is there for sure.
+        self.names = {path: Inode(content) for path, content in (there or {}).items()}
         #: The same as of the last sync of the directory.
-        self.synced_names: dict[str, Inode] = {}
+        self.synced_names = dict(self.names)
 
     def apply(self, operation: Operation) -> None:
         kind, path = operation.kind, operation.path

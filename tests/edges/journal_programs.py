@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ from tests.edges.disk import Control, mark
 
 
 def write(directory: str, commits: str, fold_bytes: str) -> int:
-    """Writes commits, with marks in the trace. The log is folded in and the file shortened far more often than usual."""
+    """Writes commits, with marks in the trace. The log is folded in and the file shortened more often than usual."""
     journal_store.FOLD_BYTES = int(fold_bytes)  # type: ignore[misc]
     journal_store.SPARE_BYTES = 1 << 14  # type: ignore[misc]
     journal_store.SHRINK_BYTES = 1 << 14  # type: ignore[misc]
@@ -104,10 +105,10 @@ def fail_to_tidy(directory: str) -> Any:
 def wait_for_syncs(directory: str) -> Any:
     """Appends and reads while a sync does not end."""
     control = Control(os.environ["DISK_CONTROL"])
-    read_fd, write_fd = os.pipe()
-    journal = Journal.open(directory, lambda: os.write(write_fd, b"\0"))
+    answered = threading.Event()
+    journal = Journal.open(directory, answered.set)
     journal.append(_commit(1, synced=False))
-    os.read(read_fd, 1)
+    answered.wait()
     first = journal.answers()
     begun = control["syncs_begun"]
     control["syncs_wait"] = 1
