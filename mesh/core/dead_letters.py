@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple
 
+from mesh.core.dispatch import CRASHED, DAMAGED, NODE_LOST
 from mesh.core.records import task_of, task_record
-from mesh.core.task import NO_ROW, Begun, Task
+from mesh.core.task import MAX_CAUSES, NO_ROW, Begun, Task
 from mesh.messages import Flag
 
 #: What a dead letter takes beside its body, about.
 ENTRY_BYTES: Final = 1024
-#: Dead letters that one answer lists.
-LISTED_MAX: Final = 1000
+#: What stands in the causes of a task where it was replayed.
+REPLAYED: Final = "replayed"
+#: Their reason is what ended each delivery, which the task's own causes tell already.
+_TOLD_BY_CAUSES: Final = (CRASHED, NODE_LOST)
 
 
 class DeadLetter(NamedTuple):
     """One task that was given up."""
 
     task: Task
-    cause: str  #: in a word: what `DeadLetters.select` compares with
-    reason: str
+    cause: str  #: in a word or two, as `dispatch` and `messages.Unrunnable` have them
+    reason: str  #: the same in full
     died_wall_s: float
     row: int  #: of the journal; 0 where it is in none
 
@@ -28,6 +31,23 @@ class DeadLetter(NamedTuple):
     def size(self) -> int:
         """What it takes of the room."""
         return self.task.body_bytes + ENTRY_BYTES
+
+    @property
+    def ids(self) -> tuple[bytes | str, ...]:
+        """The names it goes by."""
+        custom = self.task.custom_id
+        return (self.task.task_id,) if custom is None else (self.task.task_id, custom)
+
+    @property
+    def can_be_replayed(self) -> bool:
+        """Its arguments are there."""
+        return self.cause != DAMAGED
+
+    @property
+    def history(self) -> list[str]:
+        """What ended each delivery that is to be told of, oldest first, and where it was replayed."""
+        causes = list(self.task.causes or ())
+        return causes if causes and self.cause in _TOLD_BY_CAUSES else [*causes, self.reason]
 
     def facts(self) -> dict[str, Any]:
         """What is told of it."""
@@ -40,7 +60,7 @@ class DeadLetter(NamedTuple):
             "priority": task.priority,
             "cause": self.cause,
             "reason": self.reason,
-            "causes": list(task.causes or ()),
+            "causes": self.history,
             "attempts": task.attempt,
             "crashes": task.crashes,
             "losses": task.losses,
@@ -54,7 +74,7 @@ class Chosen(NamedTuple):
 
     ids: frozenset[bytes | str] | None = None  #: ids or custom ids
     name: str | None = None  #: of the task
-    cause: str | None = None
+    cause: str | None = None  #: its word, or any part of the reason
     since_wall_s: float | None = None
     until_wall_s: float | None = None
 
@@ -62,9 +82,9 @@ class Chosen(NamedTuple):
         """Whether this one is meant."""
         task = letter.task
         return (
-            (self.ids is None or task.task_id in self.ids or task.custom_id in self.ids)
+            (self.ids is None or not self.ids.isdisjoint(letter.ids))
             and (self.name is None or task.name == self.name)
-            and (self.cause is None or letter.cause == self.cause)
+            and (self.cause is None or self.cause.casefold() in f"{letter.cause}: {letter.reason}".casefold())
             and (self.since_wall_s is None or letter.died_wall_s >= self.since_wall_s)
             and (self.until_wall_s is None or letter.died_wall_s <= self.until_wall_s)
         )
@@ -85,11 +105,15 @@ class DeadLetters:
         self.crowded_out = 0
 
     def add(self, letter: DeadLetter) -> None:
-        """Keeps one more."""
+        """Keeps one more, where there is room for it at all."""
         self.take([letter.task.task_id])
+        if letter.size > self.max_bytes or not self.max_letters:
+            self.crowded_out += 1
+            self._on_gone(letter)
+            return
         self._letters[letter.task.task_id] = letter
         self.kept_bytes += letter.size
-        while self._letters and (len(self._letters) > self.max_letters or self.kept_bytes > self.max_bytes):
+        while len(self._letters) > self.max_letters or self.kept_bytes > self.max_bytes:
             self.crowded_out += 1
             self.take([next(iter(self._letters))])
 
@@ -122,7 +146,7 @@ class DeadLetters:
         """Raises AssertionError where a bound is passed or the bytes don't add up."""
         assert len(self._letters) <= self.max_letters
         assert self.kept_bytes == sum(letter.size for letter in self._letters.values())
-        assert self.kept_bytes <= self.max_bytes or not self._letters
+        assert self.kept_bytes <= self.max_bytes
 
 
 def letter_record(task: Task, cause: str, reason: str, died_wall_s: float) -> list[Any]:
@@ -131,9 +155,11 @@ def letter_record(task: Task, cause: str, reason: str, died_wall_s: float) -> li
 
 
 def replayed(letter: DeadLetter) -> Task:
-    """The task as it is run again: under its id, with its history, and with fresh budgets."""
+    """The task as it is run again: at once, under its id, with its history, and with fresh budgets."""
     task = task_of(task_record(letter.task), 0)
     task.crashes = task.losses = 0
+    task.causes = [*letter.history, REPLAYED][-MAX_CAUSES:]
+    task.retry_reason = b""
     task.flags |= Flag.REDELIVERED
     task.begun = Begun.NO
     if task.options is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
-from mesh.core.dead_letters import LISTED_MAX, Chosen, DeadLetter, DeadLetters, letter_record, replayed
+from mesh.core.dead_letters import Chosen, DeadLetter, DeadLetters, letter_record, replayed
 from mesh.core.dispatch import Dispatch
 from mesh.core.ledger import Ledger
 from mesh.core.outbox import Outbox
@@ -13,6 +13,11 @@ from mesh.core.outcomes import OutcomeStore
 from mesh.core.records import RowKind
 from mesh.core.task import Task
 from mesh.messages import Flag
+
+#: Dead letters that one answer tells of, the latest; it counts all.
+LISTED_MAX: Final = 1000
+#: Bytes of arguments in one answer; of further dead letters it tells the size alone.
+SHOWN_BYTES_MAX: Final = 1 << 20
 
 Answer = tuple[dict[str, Any], dict[str, str]]  #: values and errors of a Replies message
 
@@ -30,13 +35,21 @@ class Graveyard:
     """1. Buries tasks. 2. Answers the control commands about them."""
 
     def __init__(
-        self, bounds: Bounds, dispatch: Dispatch, outcomes: OutcomeStore, ledger: Ledger, outbox: Outbox
+        self,
+        bounds: Bounds,
+        dispatch: Dispatch,
+        outcomes: OutcomeStore,
+        ledger: Ledger,
+        outbox: Outbox,
+        custom: dict[str, bytes],
     ) -> None:
         self.letters = DeadLetters(bounds.dead_max, bounds.dead_max_bytes, self._letter_gone)
         self._dispatch = dispatch
         self._outcomes = outcomes
         self._ledger = ledger
         self._outbox = outbox
+        #: {custom id: id}: who asks by the caller's own id finds a task that is replayed.
+        self._custom = custom
         self.commands: Final[Mapping[str, Callable[[Chosen], dict[str, Any]]]] = {
             "dead_list": self._list,
             "dead_show": self._show,
@@ -64,7 +77,8 @@ class Graveyard:
             chosen = _chosen(arguments)
         except (TypeError, ValueError) as error:
             return {}, {"router": f"{command}: {error}"}
-        return {"router": self.commands[command](chosen)}, {}
+        unknown = self._unknown(chosen)
+        return {"router": {**self.commands[command](chosen), "unknown": unknown}}, {}
 
     def _list(self, chosen: Chosen) -> dict[str, Any]:
         found = self.letters.select(chosen)
@@ -72,36 +86,49 @@ class Graveyard:
             "count": len(found),
             "kept": len(self.letters),
             "crowded_out": self.letters.crowded_out,
-            "letters": [letter.facts() for letter in found[:LISTED_MAX]],
+            "letters": [letter.facts() for letter in found[-LISTED_MAX:]],
         }
 
     def _show(self, chosen: Chosen) -> dict[str, Any]:
-        found = self.letters.select(chosen)
-        shown = [
-            {
-                **letter.facts(),
-                "body": letter.task.body if not letter.task.frames else None,
-                "options": letter.task.options,
-            }
-            for letter in found[:LISTED_MAX]
-        ]
-        return {"count": len(found), "letters": shown}
+        found, room = self.letters.select(chosen), SHOWN_BYTES_MAX
+        shown = []
+        for letter in reversed(found[-LISTED_MAX:]):
+            task = letter.task
+            fits = not task.frames and len(task.body) <= room
+            room -= len(task.body) if fits else 0
+            shown.append({**letter.facts(), "body": task.body if fits else None, "options": task.options})
+        return {"count": len(found), "letters": shown[::-1]}
 
     def _replay(self, chosen: Chosen) -> dict[str, Any]:
-        found = self.letters.select(chosen)
-        for letter in self.letters.take([one.task.task_id for one in found]):
-            self._run_again(replayed(letter))
-        return {"count": len(found), "ids": [one.task.task_id for one in found[:LISTED_MAX]]}
+        ids, left = [], []
+        for letter in self.letters.select(chosen):
+            task_id = letter.task.task_id
+            if letter.can_be_replayed and task_id not in self._dispatch:
+                self.letters.take([task_id])
+                self._run_again(replayed(letter))
+                ids.append(task_id)
+            else:
+                left.append(task_id)
+        return {"count": len(ids), "ids": ids[-LISTED_MAX:], "left": left[-LISTED_MAX:]}
 
     def _run_again(self, task: Task) -> None:
         now = self._outbox.now
         if not task.flags & Flag.TRANSIENT:
             self._ledger.revived(task, now)
         self._outcomes.forget(task.task_id)
+        if task.custom_id is not None:
+            self._custom.setdefault(task.custom_id, task.task_id)
         self._dispatch.accept(task, now)
 
     def _purge(self, chosen: Chosen) -> dict[str, Any]:
         return {"count": len(self.letters.take([one.task.task_id for one in self.letters.select(chosen)]))}
+
+    def _unknown(self, chosen: Chosen) -> list[bytes | str]:
+        """The ids that were named and are no dead letter's."""
+        if chosen.ids is None:
+            return []
+        known = {one for letter in self.letters.select(Chosen(ids=chosen.ids)) for one in letter.ids}
+        return sorted(chosen.ids - known, key=str)
 
 
 def _chosen(arguments: dict[str, Any]) -> Chosen:

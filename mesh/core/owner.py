@@ -87,7 +87,7 @@ class Owner:
             begun_elsewhere,
             journaled=limits.journaled,
         )
-        self.graveyard = Graveyard(limits, self.dispatch, self.outcomes, self.ledger, outbox)
+        self.graveyard = Graveyard(limits, self.dispatch, self.outcomes, self.ledger, outbox, self.intake.custom)
         self.runs = Runs(self.dispatch, self.answers, self.ledger, self.graveyard, outbox)
         self.crew = Crew(self.dispatch, self.membership, outbox, begun_elsewhere)
         #: (how many news the journal must hold, slot pages): nobody needs them then.

@@ -89,15 +89,16 @@ class Runs:
                 elif not answers.is_orphan(task_id):
                     continue
             kept, custom_id = False, None
+            if task is not None and cause:
+                self._graveyard.bury(task, cause[0], cause[0])
             if task is not None and task.flags & Flag.IGNORE_RESULT:
                 self._ledger.news(task_id, task, now)
                 for watcher in answers.watchers.pop(task_id, ()):
                     answers.hand_out(watcher, task_id)
                 continue
             if task is not None:
-                if cause:
-                    self._graveyard.bury(task, cause[0], cause[0])
-                kept, custom_id = bool(task.flags & Flag.KEEP_RESULT), task.custom_id
+                kept = task.flags & Flag.KEEP_RESULT != 0
+                custom_id = task.custom_id if task.options is not None else None
             answers.store(task_id, task, Stored(status, body, own, now.mono_s, kept, custom_id), delivered=delivered)
         self._owe_receipt(consumer)
 

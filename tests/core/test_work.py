@@ -138,6 +138,24 @@ def test_a_task_that_asks_for_another_run_says_so_to_its_owner_alone(work):
     assert outcomes_message(unsent)[1] == (b"frame",)
 
 
+def test_a_task_that_could_not_run_says_why_to_its_owner_and_fails_for_its_caller(work):
+    # Given a task, and one that wants no result
+    work.take(tasks(1, 2), ())
+    work.waiting[1].record[3] = Flag.IGNORE_RESULT
+
+    # When neither can run
+    for cause in (m.Unrunnable.UNKNOWN, m.Unrunnable.UNDECODABLE):
+        work.ended(work.waiting.popleft(), Status.FAILURE, 7, b"error", (), 0.0, cause)
+
+    # Then the owner is told why, and the caller gets the error
+    unsent, by_caller = work.take_unsent(0.0)
+    assert [one.record for one in unsent] == [
+        [1, ids.stamp(CALLER, 1), Status.FAILURE, 7, b"error", 0, True, "unknown task"],
+        [2, ids.stamp(CALLER, 2), Status.FAILURE, 7, b"", 0, True, "undecodable"],
+    ]
+    assert results_message(by_caller[CALLER])[0].results == [[ids.stamp(CALLER, 1), Status.FAILURE, b"error", 0]]
+
+
 # --- when they must go ---------------------------------------------------------------------------
 
 
