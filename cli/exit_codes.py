@@ -10,6 +10,8 @@ OK: Final = 0
 FAILURE: Final = 1
 #: The command line is wrong, or the app it names can't be loaded.
 USAGE: Final = 2
+#: EX_DATAERR of sysexits.h: what is on disk is damaged.
+DAMAGED: Final = 65
 #: EX_UNAVAILABLE of sysexits.h: no router answered, or no node.
 UNAVAILABLE: Final = 69
 #: Ctrl-C in a command that had nothing to stop in order: 128 + SIGINT, as shells have it.

@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "call": "Call a task by its name.",
     "demo": "Show mesh at work, on a mesh of its own that is gone afterwards.",
     "inspect": "Ask the nodes what they do.",
+    "journal": "Look into what this host's router keeps on disk, or compact it.",
     "router": "Run this host's router in the foreground.",
     "status": "Show the router, the nodes and the queues.",
     "worker": "Run a node: it executes tasks.",

@@ -63,6 +63,15 @@ def span(seconds: float) -> str:
     return " ".join(f"{number} {unit}" for unit, number in units[:2])
 
 
+def size(n_bytes: int) -> str:
+    """A number of bytes in its largest unit: `1.5 MiB`."""
+    amount, units = float(n_bytes), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while amount >= 1024 and len(units) > 1:
+        amount /= 1024
+        del units[0]
+    return f"{amount:.0f} {units[0]}" if units[0] == "B" else f"{amount:.1f} {units[0]}"
+
+
 def table(rows: list[list[str]]) -> list[str]:
     """Columns aligned by their widest cell; all but the first to the right."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]

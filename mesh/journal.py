@@ -99,7 +99,7 @@ class Journal:
             JournalUnavailable: the disk does not work now, and the row may well be there.
         """
         found = self._store.read(number)
-        return _unpacked(found.kind, found.body) if found is not None else None
+        return unpacked(found.kind, found.body) if found is not None else None
 
     def recovered(self, *, tasks: bool) -> Iterator[Row]:
         """The rows with tasks as they were published, or all others, ascending.
@@ -110,7 +110,7 @@ class Journal:
             JournalUnavailable: the disk does not work.
         """
         for number, kind, body in self._store.rows(RowKind.TASKS, others=not tasks):
-            records = _unpacked(kind, body)
+            records = unpacked(kind, body)
             if records is not None:
                 yield Row(number, kind, records)
             else:
@@ -229,7 +229,7 @@ def _plain(value: Any) -> Any:
     return value.buffer
 
 
-def _unpacked(kind: int, body: bytes) -> list[Any] | None:
+def unpacked(kind: int, body: bytes) -> list[Any] | None:
     """The records of a row; None where it does not hold any."""
     try:
         records = msgpack.unpackb(body, strict_map_key=False)

@@ -137,6 +137,28 @@ def open_checked(path: str, *, log: bool = True) -> sqlite3.Connection:
     return db
 
 
+def open_to_look(path: str) -> sqlite3.Connection:
+    """A connection that reads what is there and changes nothing. A router may use the file meanwhile.
+
+    Raises:
+        NewerJournal, Damaged, sqlite3.Error: as `open_checked`.
+    """
+    refuse_newer(path)
+    db = connect(path, read_only=True)
+    try:
+        if _version(db, path):
+            check(db)
+    except sqlite3.Error as error:
+        db.close()
+        if means_damage(error) or _primary(error) == sqlite3.SQLITE_ERROR:
+            raise Damaged(str(error)) from error
+        raise
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
 def _claims_read_only(error: sqlite3.Error, path: str) -> bool:
     """Whether it is but the header that says so: one flipped bit is enough."""
     return _primary(error) == sqlite3.SQLITE_READONLY and os.access(path, os.W_OK)
@@ -226,8 +248,8 @@ class Walk:
         self._select = f"{_SELECT} WHERE number >= ?"
         if kind is not None:
             self._select += f" AND kind {'<>' if others else '='} {int(kind)}"
-        #: Rows whose content is not what was written.
-        self.wrong = 0
+        #: Numbers of the rows whose content is not what was written.
+        self.wrong: list[int] = []
         #: Places where an unknown number of rows can't be read.
         self.gaps = 0
 
@@ -256,7 +278,7 @@ class Walk:
         if found is not None:
             yield found
         else:
-            self.wrong += 1
+            self.wrong.append(row[0])
 
     def _behind_the_gap(self, last: int) -> tuple[Any, ...] | None:
         """The first row that can be read behind `last`; None where there is none.

@@ -105,7 +105,7 @@ def _save(path: str, into: sqlite3.Connection) -> int | None:
                 file.INSERT,
                 ((row.number, row.kind, file.checksum(*row), row.body) for row in walk),
             )
-            return None if walk.gaps else walk.wrong
+            return None if walk.gaps else len(walk.wrong)
     except sqlite3.DatabaseError as error:
         if not file.means_damage(error) and not _is_schema_gone(error):
             raise
