@@ -47,6 +47,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("canvas", "results", "control"),
     ("task",),
     ("app",),
+    ("sim.*",),
     ("testing", "loading", "__init__", "__main__"),
 )
 

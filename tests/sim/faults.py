@@ -6,17 +6,16 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from tests.sim.process import Process
-from tests.sim.wire import Link
+from mesh.sim.wire import Link, Reader
+from mesh.sim.world import HOSTS, World
 from tests.sim.workload import Event
-from tests.sim.world import HOSTS, World
 
 
 def _choose(things: list[Any], number: int) -> Any:
     return things[number % len(things)] if things else None
 
 
-def _note(world: World, kind: str, process: Process) -> None:
+def _note(world: World, kind: str, process: Reader) -> None:
     world.history.fault(world.timeline.mono_s, kind, process.host, process.pid)
 
 
@@ -24,14 +23,14 @@ def kill_slot(world: World, number: int, back_s: float) -> None:
     slot = _choose(world.living_slots(), number)
     if slot is not None:
         _note(world, "kill slot", slot)
-        world.kill(slot, "signal")
+        world.kill(slot)
 
 
 def kill_node(world: World, number: int, back_s: float) -> None:
     node = _choose(world.living_nodes(), number)
     if node is not None:
         _note(world, "kill node", node)
-        world.kill(node, "signal")
+        world.kill(node)
         plan = next(plan for plan in world.plan.nodes if plan.name == node.name)
         world.timeline.after(back_s, lambda: world.start_node(plan))
 
@@ -50,7 +49,7 @@ def kill_router(world: World, number: int, back_s: float) -> None:
     router = world.routers[host]
     if router.alive:
         _note(world, "kill router", router)
-        world.kill(router, "signal")
+        world.kill(router)
         world.timeline.after(back_s if number % 3 else 0.0, lambda: world.start_router(host))
 
 
@@ -58,7 +57,7 @@ def kill_client(world: World, number: int, back_s: float) -> None:
     client = _choose(world.living_clients(), number)
     if client is not None:
         _note(world, "kill client", client)
-        world.kill(client, "signal")
+        world.kill(client)
         world.timeline.after(back_s, lambda: world.start_client(client.host, client.name))
 
 

@@ -9,10 +9,10 @@ from typing import Any
 from mesh import codec
 from mesh import messages as m
 from mesh.exceptions import MalformedMessage
-from tests.sim.sim_router import MESH
-from tests.sim.wire import Door, Link, Parcel
+from mesh.sim.router import MESH
+from mesh.sim.wire import Door, Link, Parcel
+from mesh.sim.world import World
 from tests.sim.workload import Event
-from tests.sim.world import World
 
 _NUMBERS = (
     0,

@@ -9,11 +9,11 @@ from mesh.core.leases import Kind
 from mesh.exceptions import QueueFull, ResultExpired, TaskIdTaken, TaskLost
 from mesh.interfaces import PendingCall
 from mesh.messages import Flag
+from mesh.sim.client import SimClient
+from mesh.sim.history import Published, Run
+from mesh.sim.results import result_body
+from mesh.sim.world import HOSTS, World
 from mesh.states import Status
-from tests.sim.history import Published, Run
-from tests.sim.results import result_body
-from tests.sim.sim_client import SimClient
-from tests.sim.world import HOSTS, World
 
 if TYPE_CHECKING:
     from tests.sim.storm import Script

@@ -6,10 +6,10 @@ import random
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from mesh.sim.history import History, Job
+from mesh.sim.world import NodePlan, Plan, World
 from tests.sim import faults, hostile, invariants, workload
-from tests.sim.history import History, Job
 from tests.sim.workload import Event
-from tests.sim.world import NodePlan, Plan, World
 
 #: How long a healed world may take until nothing is left to do.
 DRAIN_S = 120.0

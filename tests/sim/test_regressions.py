@@ -8,24 +8,25 @@ import pytest
 
 from mesh import messages as m
 from mesh.core.dispatch import Budgets
+from mesh.core.intake import Bounds
 from mesh.core.owner import Limits
 from mesh.messages import Flag
+from mesh.sim.client import SimClient
+from mesh.sim.history import Job, Run
+from mesh.sim.node import SimNode
+from mesh.sim.router import SimRouter
+from mesh.sim.slot import SimSlot
+from mesh.sim.world import NodePlan, Plan, World
 from mesh.states import Status
 from tests.sim import workload
-from tests.sim.history import Job, Run
-from tests.sim.sim_client import SimClient
-from tests.sim.sim_node import SimNode
-from tests.sim.sim_router import SimRouter
-from tests.sim.sim_slot import SimSlot
 from tests.sim.storm import Climate, Script
-from tests.sim.world import NodePlan, Plan, World
 
 
 class Scene:
     """One host with one client and one node, in simulated time."""
 
     def __init__(self, *, slots: int = 1, seed: str = "scene") -> None:
-        limits = Limits(100_000, None, 64 << 20, Budgets(crash=3, lost=20))
+        limits = Limits(Bounds(100_000, 1 << 30), None, 64 << 20, Budgets(crash=3, lost=20))
         plan = Plan((NodePlan("A", "n0@A", ("default",), slots),), 1, limits, 10_000, with_codec=True, with_peers=False)
         self.world = World(seed, plan)
         self.script = Script(seed, Climate("by hand", (), crashing=False), plan, ())
@@ -157,7 +158,7 @@ def test_a_slot_whose_death_was_reported_in_vain_gives_its_task_back(scene: Scen
     scene.call(run_us=500_000)
     scene.until(lambda: scene.slot.busy)
     scene.node.link.drop_share = 1.0
-    scene.world.kill(scene.slot, "signal")
+    scene.world.kill(scene.slot)
     scene.pass_time(0.05)
     scene.node.link.heal()
 
@@ -188,7 +189,7 @@ def test_what_may_run_at_most_once_is_not_run_again_where_nobody_knows_whether_i
     scene.call(run_us=500_000, flags=Flag.EARLY_ACK)
     scene.until(lambda: scene.slot.busy)
     scene.world.pages.clear()
-    scene.world.kill(scene.node, "signal")
+    scene.world.kill(scene.node)
     scene.world.start_all()
 
     scene.until(scene.all_ended)
@@ -223,7 +224,7 @@ def test_leases_begun_after_the_template_died_are_not_given_to_others_as_unbegun
 @pytest.mark.parametrize("seed", range(8))
 def test_hellos_over_several_links_leave_the_last_one_in_charge(seed: int) -> None:
     scene = Scene(slots=3, seed=f"hello {seed}")
-    scene.world.kill(scene.router, "signal")
+    scene.world.kill(scene.router)
     scene.world.start_router("A")
     scene.router.pause(0.9)  # everybody says HELLO again and again meanwhile
     scene.pass_time(2.0)
@@ -237,10 +238,10 @@ def test_hellos_over_several_links_leave_the_last_one_in_charge(seed: int) -> No
 def test_a_process_that_hears_hello_ok_from_a_dead_router_looks_for_its_successor() -> None:
     for seed in range(20):
         scene = Scene(seed=f"dead router {seed}")
-        scene.world.kill(scene.router, "signal")
+        scene.world.kill(scene.router)
         scene.world.start_router("A")
         scene.until(lambda scene=scene: scene.router.owner.dispatch.consumers)  # type: ignore[misc]
-        scene.world.kill(scene.router, "signal")
+        scene.world.kill(scene.router)
         scene.world.start_router("A")
         scene.pass_time(1.0)
 

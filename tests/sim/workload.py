@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from mesh.messages import Flag
-from tests.sim.history import Job, Published
-from tests.sim.world import QUEUES, World
+from mesh.sim.history import Job, Published
+from mesh.sim.world import QUEUES, World
 
 
 class Event(NamedTuple):

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mesh import messages as m
 from mesh.core.supervision import Spawn, Supervision, SupervisionEffect
 from mesh.messages import Role
 from mesh.node import ALL_LEASES, HELLO_AGAIN_S
+from mesh.sim.kernel import Kernel
+from mesh.sim.page import SimPage
+from mesh.sim.process import Process
+from mesh.sim.router import MESH, control_address
+from mesh.sim.slot import SimSlot
+from mesh.sim.wire import Link
 from mesh.slot_page import SETTLE_S
-from tests.sim.page import SimPage
-from tests.sim.process import Process
-from tests.sim.sim_router import MESH, control_address
-from tests.sim.sim_slot import SimSlot
-from tests.sim.wire import Link
-
-if TYPE_CHECKING:
-    from tests.sim.world import World
 
 _SIGKILL = 9
 
@@ -24,11 +22,11 @@ _SIGKILL = 9
 class SimNode(Process):
     """1. Keeps the slots alive. 2. Answers the router from the slot page. 3. Ends in order."""
 
-    def __init__(self, world: World, host: str, name: str, queues: tuple[str, ...], slots: int) -> None:
-        super().__init__(world, host, name)
+    def __init__(self, kernel: Kernel, host: str, name: str, queues: tuple[str, ...], slots: int) -> None:
+        super().__init__(kernel, host, name)
         self.queues = queues
         self.page = SimPage(slots)
-        world.pages[self.page_path] = self.page
+        kernel.pages[self.page_path] = self.page
         self.slots: dict[int, SimSlot] = {}
         self.supervision = Supervision(slots)
         self.joined = False
@@ -81,7 +79,7 @@ class SimNode(Process):
         for effect in effects:
             if isinstance(effect, Spawn):
                 self._begun_before[effect.slot] = self.page.records[effect.slot].begun
-                self.timeline.after(self.world.rng.uniform(0.001, 0.004), lambda index=effect.slot: self._spawn(index))  # type: ignore[misc]
+                self.timeline.after(self.kernel.rng.uniform(0.001, 0.004), lambda index=effect.slot: self._spawn(index))  # type: ignore[misc]
                 continue
             record = self.page.records[effect.slot]
             begun = record.begun if record.pid == effect.pid else 0
@@ -99,8 +97,14 @@ class SimNode(Process):
         self._template_said.append(("spawned", index, slot.pid))
         self.wake()
 
-    def slot_exited(self, slot: SimSlot, cause: str) -> None:
-        """The template has reaped a slot."""
+    def slot_ended(self, slot: SimSlot, cause: str) -> None:
+        """A slot is dead; the template reaps it in a moment."""
+        if self.alive:
+            self.timeline.after(self.kernel.rng.uniform(0.0001, 0.002), lambda: self._reaped(slot, cause))
+
+    def _reaped(self, slot: SimSlot, cause: str) -> None:
+        if not self.alive:
+            return
         self.slots.pop(slot.pid, None)
         self._template_said.append(("exited", slot.pid, 0 if cause == "code 0" else _SIGKILL))
         self.wake()
@@ -124,7 +128,7 @@ class SimNode(Process):
         """The template process dies, and its slots with it."""
         self._template_said.append(("lost", 0, 0))
         for slot in list(self.slots.values()):
-            self.world.kill_soon(slot)
+            self.kernel.kill_soon(slot)
         self.wake()
 
     # --- stopping --------------------------------------------------------------------------------
@@ -145,7 +149,7 @@ class SimNode(Process):
         if self._stops > 1:
             for pid in [pid for pid, _ in self.supervision.living.values()]:
                 if pid in self.slots:
-                    self.world.kill(self.slots[pid], "signal")
+                    self.kernel.kill(self.slots[pid])
 
     def _close_lifeline(self) -> None:
         for slot in self.slots.values():
@@ -210,7 +214,7 @@ class SimNode(Process):
             for recall in recalls:
                 record = self.page.records[recall.slot]
                 self.link.send(m.Recalled(recall.slot, record.pid, record.begun, recall.upto))
-            self.world.history.counts["recalls"] += len(recalls)
+            self.kernel.history.counts["recalls"] += len(recalls)
             then()
 
         self.occupied(SETTLE_S, settled)
@@ -229,9 +233,9 @@ class SimNode(Process):
     def _leave(self) -> None:
         self.link.send(m.Bye("the node ends"))
         self.link.close(linger=True)
-        self.world.ended(self, "code 0")
+        self.kernel.ended(self, "code 0")
 
-    def released(self) -> None:
+    def released(self, cause: str) -> None:
         self.link.close()
         for slot in list(self.slots.values()):
-            self.world.kill_soon(slot)
+            self.kernel.kill_soon(slot)

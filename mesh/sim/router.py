@@ -2,45 +2,54 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from mesh import codec
 from mesh import messages as m
 from mesh.core.effects import Commit, Effect, Fetch, RemovePage, Send, SendControl, WatchProcess
 from mesh.core.identity import Identity
 from mesh.core.owner import Arrival, Limits, Owner
-from tests.sim.process import Process
-from tests.sim.sim_peer import PEER_MARK, SimPeer
-from tests.sim.wire import Door
-
-if TYPE_CHECKING:
-    from tests.sim.world import World
+from mesh.sim.kernel import Kernel
+from mesh.sim.process import Process
+from mesh.sim.wire import Door
 
 MESH = "default"
+#: Routing ids of peer routers begin so: they are not on the simulated wire.
+PEER_MARK = b"peer-"
+
+
+class Peer(Protocol):
+    """Another router, as `peer.SimPeer` is one."""
+
+    def receive(self, message: m.Message, frames: tuple[m.Buffer, ...]) -> None:
+        """Something from the owner."""
+
+    def router_died(self) -> None:
+        """The owner is gone."""
 
 
 class SimRouter(Process):
     """1. Receives. 2. Performs effects. 3. Tells the owner of deaths."""
 
-    def __init__(self, world: World, host: str, limits: Limits) -> None:
-        super().__init__(world, host, f"router {host}")
+    def __init__(self, kernel: Kernel, host: str, limits: Limits) -> None:
+        super().__init__(kernel, host, f"router {host}")
         tag = b"owner" + host.encode()
-        boot = world.rng.randbytes(8)
-        self.disk = world.disks[host]
+        boot = kernel.rng.randbytes(8)
+        self.disk = kernel.disks[host]
         self.owner = Owner(Identity(MESH, host, tag, boot, self.pid, "sim"), limits, lambda error: repr(error).encode())
         self.inbox = Door(self.wire, self, inbox_address(host))
         self.control = Door(self.wire, self, control_address(host))
-        self.peers: dict[bytes, SimPeer] = {}
+        self.peers: dict[bytes, Peer] = {}
         self._from_peers: list[Arrival] = []
         #: What the journal has answered: (number, why it failed or empty).
         self._answers: list[tuple[int, str]] = []
-        pages = world.pages_of(host)
+        pages = kernel.pages_of(host)
         recovered, effects = self.owner.recover(
             self.disk.rows(tasks=False), self.disk.rows(tasks=True), pages, self.now
         )
-        world.history.counts["tasks recovered"] += recovered.tasks
-        world.history.counts["tasks recovered as running"] += recovered.running
-        world.history.counts["outcomes recovered"] += recovered.outcomes
+        kernel.history.counts["tasks recovered"] += recovered.tasks
+        kernel.history.counts["tasks recovered as running"] += recovered.running
+        kernel.history.counts["outcomes recovered"] += recovered.outcomes
         self.do(effects)
         self.wake()
 
@@ -81,7 +90,7 @@ class SimRouter(Process):
     def has_input(self) -> bool:
         return self.inbox.has_input or self.control.has_input or bool(self._from_peers or self._answers)
 
-    def released(self) -> None:
+    def released(self, cause: str) -> None:
         self.inbox.close(unlink=False)
         self.control.close(unlink=False)
         self.disk.writer_died()
@@ -104,7 +113,7 @@ class SimRouter(Process):
             elif isinstance(effect, WatchProcess):
                 self._watch(effect)
             elif isinstance(effect, RemovePage):
-                self.world.pages.pop(effect.path, None)
+                self.kernel.pages.pop(effect.path, None)
 
     def _send(self, effect: Send) -> None:
         if effect.peer.startswith(PEER_MARK):
@@ -122,7 +131,7 @@ class SimRouter(Process):
 
     def _process_ended(self, pid: int) -> None:
         slot = self.owner.slot_of_pid(pid)
-        begun = self.world.begun_of(*slot, pid) if slot is not None else None
+        begun = self.kernel.begun_of(*slot, pid) if slot is not None else None
         self.do(self.owner.process_ended(pid, begun, self.now))
 
     # --- peers -----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The disk of a host with a journal on it: commits take time, may be refused or cut short, and lose what was not synced.
+"""The disk of a host with a journal on it: commits take time, may be refused or cut short, or lost where not synced.
 
 A commit is there whole or not at all, as SQLite keeps it. What was written is in the cache of the system, and survives
 the death of every process; what was synced survives the loss of power.
@@ -15,7 +15,7 @@ import msgpack
 from mesh import codec
 from mesh.core.effects import Commit
 from mesh.core.records import Row, RowKind
-from tests.sim.timeline import Timeline
+from mesh.sim.timeline import Timeline
 
 #: What a commit takes, usually and where it is synced.
 WRITE_S = (0.0002, 0.003)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from mesh.clock import Now
-
-if TYPE_CHECKING:
-    from tests.sim.world import World
+from mesh.sim.kernel import Kernel
 
 #: A poller rounds up to the next millisecond; on average it is late by this.
 POLL_LATE_S = 0.0005
@@ -22,14 +19,15 @@ CHECK_EVERY = 40
 class Process:
     """Mirrors the loop of a shell: subclasses say what a turn does and when the next is due."""
 
-    def __init__(self, world: World, host: str, name: str) -> None:
-        self.world = world
-        self.wire = world.wire
-        self.timeline = world.timeline
+    def __init__(self, kernel: Kernel, host: str, name: str) -> None:
+        self.kernel = kernel
+        self.wire = kernel.wire
+        self.timeline = kernel.timeline
         self.host = host
         self.name = name
-        self.pid = world.new_pid(self)
+        self.pid = kernel.new_pid(self)
         self.alive = True
+        self.node_name = ""
         self.paused = False
         #: In user code or asleep: no turn until `free`.
         self.busy = False
@@ -53,7 +51,7 @@ class Process:
         """Raises AssertionError where the machine is inconsistent."""
         raise NotImplementedError
 
-    def released(self) -> None:
+    def released(self, cause: str) -> None:
         """The process is dead: the kernel closes what it had open."""
         raise NotImplementedError
 
@@ -117,7 +115,7 @@ class Process:
 
     def watch(self, pid: int) -> bool:
         """As transport.Processes.watch."""
-        return self.world.watch(self, pid)
+        return self.kernel.watch(self, pid)
 
     def ended(self) -> list[int]:
         """As transport.Processes.ended."""

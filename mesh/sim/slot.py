@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from mesh import ids
 from mesh import messages as m
 from mesh.core.work import Ended, Lease, Work, outcomes_message, results_message
 from mesh.messages import Flag, Role
+from mesh.sim.history import Job, Run
+from mesh.sim.kernel import Kernel
+from mesh.sim.page import Detail, SimPage
+from mesh.sim.process import Process
+from mesh.sim.results import result_body
+from mesh.sim.router import MESH, inbox_address, reply_address
+from mesh.sim.wire import Link
 from mesh.slot import HELLO_AGAIN_S, LAST_RECEIPTS_S
 from mesh.states import Status
-from tests.sim.history import Job, Run
-from tests.sim.page import Detail
-from tests.sim.process import Process
-from tests.sim.results import result_body
-from tests.sim.sim_router import MESH, inbox_address, reply_address
-from tests.sim.wire import Link
 
-if TYPE_CHECKING:
-    from tests.sim.sim_node import SimNode
+
+class Employer(Protocol):
+    """A node, as `node.SimNode` is one."""
+
+    kernel: Kernel
+    host: str
+    name: str
+    queues: tuple[str, ...]
+    page: SimPage
+
+    def slot_ended(self, slot: SimSlot, cause: str) -> None:
+        """A process of this node has ended."""
+
 
 #: What the slot itself takes of a task.
 OVERHEAD_S = 0.00001
@@ -35,12 +47,13 @@ class Direct:
 class SimSlot(Process):
     """1. Runs leases in order. 2. Sends outcomes to callers and owner. 3. Joins whichever router is there."""
 
-    def __init__(self, node: SimNode, index: int) -> None:
-        super().__init__(node.world, node.host, f"slot {node.name}.{index}")
+    def __init__(self, node: Employer, index: int) -> None:
+        super().__init__(node.kernel, node.host, f"slot {node.name}.{index}")
         self.node = node
+        self.node_name = node.name
         self.index = index
         self.page = node.page
-        self.incarnation = self.world.new_incarnation()
+        self.incarnation = self.kernel.new_incarnation()
         self.work = Work(self.page.enter(index, self.pid))
         self.direct: dict[bytes, Direct] = {}
         self._lifeline_closed = False
@@ -132,12 +145,12 @@ class SimSlot(Process):
         task_id, name, attempt, flags, body, *_ = lease.record
         wall_s = self.now.wall_s
         if not self.page.begin(self.index, lease.number, Detail(task_id, name, attempt, wall_s, self.timeline.mono_s)):
-            self.world.history.counts["withdrawn in time"] += 1
+            self.kernel.history.counts["withdrawn in time"] += 1
             self._return([lease.number])
             return
         if flags & Flag.TRACK_STARTED:
             self._router.send(m.Started(lease.number, wall_s))
-        history = self.world.history
+        history = self.kernel.history
         job = Job.of(body)
         crashes = len(history.runs.get(task_id, ())) < job.crashes
         run = history.began(task_id, Run(self.pid, self.name, lease.number, self.timeline.mono_s, peer=False))
@@ -145,8 +158,8 @@ class SimSlot(Process):
         self.occupied(job.run_us / 1e6 + OVERHEAD_S, self._crash if crashes else self._ran)
 
     def _crash(self) -> None:
-        self.world.history.fault(self.timeline.mono_s, "task kills its slot", self.host, self.pid)
-        self.world.kill(self, "signal")
+        self.kernel.history.fault(self.timeline.mono_s, "task kills its slot", self.host, self.pid)
+        self.kernel.kill(self)
 
     def _ran(self) -> None:
         assert self._running is not None
@@ -158,7 +171,7 @@ class SimSlot(Process):
         task_id, options = lease.record[0], lease.record[6] or {}
         if options.get("retries", 0) < Job.of(lease.record[4]).retries:
             run.retried = True
-            self.world.history.counts["retries"] += 1
+            self.kernel.history.counts["retries"] += 1
             self.work.retries(lease, runtime_us, b"again", self.now.wall_s + runtime_us / 1e5, None, now)
         else:
             self.work.ended(lease, int(Status.SUCCESS), runtime_us, result_body(task_id), lease.frames, now)
@@ -181,7 +194,7 @@ class SimSlot(Process):
     def _tell_callers(self, by_caller: dict[bytes, list[Ended]]) -> None:
         for prefix, ended in by_caller.items():
             if self._send_direct(prefix, ended):
-                self.world.history.counts["results sent directly"] += len(ended)
+                self.kernel.history.counts["results sent directly"] += len(ended)
                 continue
             for one in ended:
                 one.record[6] = False
@@ -261,11 +274,12 @@ class SimSlot(Process):
     def _leave(self) -> None:
         self._router.send(m.Bye("the slot ends"))
         self._router.close(linger=True)
-        self.world.ended(self, "code 0")
+        self.kernel.ended(self, "code 0")
 
-    def released(self) -> None:
+    def released(self, cause: str) -> None:
         if self._running is not None:
             self._running[1].finished_s = None
         for direct in self.direct.values():
             direct.link.close()
         self._router.close()
+        self.node.slot_ended(self, cause)

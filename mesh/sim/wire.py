@@ -11,17 +11,24 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 from mesh import codec
 from mesh.messages import Buffer, Message
-from tests.sim.timeline import Timeline
-
-if TYPE_CHECKING:
-    from tests.sim.process import Process
+from mesh.sim.timeline import Timeline
 
 #: Messages that a reader takes from one socket before it looks at the others.
 DRAIN = 256
+
+
+class Reader(Protocol):
+    """A process that has a socket."""
+
+    host: str
+    pid: int
+
+    def wake(self) -> None:
+        """Something is to be read."""
 
 
 class Frame(bytes):
@@ -72,7 +79,7 @@ class Wire:
 class Link:
     """A DEALER connected to one address, with a routing id of its own."""
 
-    def __init__(self, wire: Wire, owner: Process, address: str, *, reconnect: bool = True) -> None:
+    def __init__(self, wire: Wire, owner: Reader, address: str, *, reconnect: bool = True) -> None:
         self.wire = wire
         self.owner = owner
         self.address = address
@@ -231,7 +238,7 @@ class Link:
 class Door:
     """A bound ROUTER."""
 
-    def __init__(self, wire: Wire, owner: Process, address: str) -> None:
+    def __init__(self, wire: Wire, owner: Reader, address: str) -> None:
         self.wire = wire
         self.owner = owner
         self.address = address

@@ -7,18 +7,14 @@ dispatch directly.
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
 
 from mesh import messages as m
 from mesh.core.leases import Consumer, Kind
+from mesh.sim.history import Job, Run
+from mesh.sim.results import result_body
+from mesh.sim.router import PEER_MARK, SimRouter
 from mesh.states import Status
-from tests.sim.history import Job, Run
-from tests.sim.results import result_body
 
-if TYPE_CHECKING:
-    from tests.sim.sim_router import SimRouter
-
-PEER_MARK = b"peer-"
 #: Where a peer is full it sends back what it got.
 RETURN_SHARE = 0.1
 
@@ -83,7 +79,7 @@ class SimPeer:
                 continue
             job = Job.of(record[4])
             now = self._router.timeline.mono_s
-            run = self._router.world.history.began(
+            run = self._router.kernel.history.began(
                 record[0], Run(0, f"peer of {self._router.host}", lease, now, peer=True)
             )
             run.finished_s = now + job.run_us / 1e6

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from mesh import ids
 from mesh import messages as m
@@ -10,12 +10,10 @@ from mesh.client import HELLO_AGAIN_S
 from mesh.core.calls import Calls
 from mesh.interfaces import PendingCall
 from mesh.messages import Role
-from tests.sim.process import NEVER, Process
-from tests.sim.sim_router import MESH, control_address, inbox_address, reply_address
-from tests.sim.wire import Door, Link
-
-if TYPE_CHECKING:
-    from tests.sim.world import World
+from mesh.sim.kernel import Kernel
+from mesh.sim.process import NEVER, Process
+from mesh.sim.router import MESH, control_address, inbox_address, reply_address
+from mesh.sim.wire import Door, Link
 
 
 class Question(NamedTuple):
@@ -28,9 +26,9 @@ class Question(NamedTuple):
 class SimClient(Process):
     """1. Publishes calls. 2. Takes results. 3. Asks the router."""
 
-    def __init__(self, world: World, host: str, name: str, unconfirmed_max: int) -> None:
-        super().__init__(world, host, name)
-        self.incarnation = world.new_incarnation()
+    def __init__(self, kernel: Kernel, host: str, name: str, unconfirmed_max: int) -> None:
+        super().__init__(kernel, host, name)
+        self.incarnation = kernel.new_incarnation()
         self.calls = Calls(b"", unconfirmed_max)
         #: {task id: call made here}
         self.pending: dict[bytes, PendingCall] = {}
@@ -240,9 +238,9 @@ class SimClient(Process):
             self._control.send(m.Bye("the client ends"))
             self._control.close(linger=True)
         self._door.close(unlink=True)
-        self.world.ended(self, "code 0")
+        self.kernel.ended(self, "code 0")
 
-    def released(self) -> None:
+    def released(self, cause: str) -> None:
         self._link.close()
         if self._control is not None:
             self._control.close()

@@ -1,0 +1,128 @@
+"""A world: two hosts with a router, nodes and clients each, on a lying wire, in simulated time; chance by seed."""
+
+from __future__ import annotations
+
+import random
+from typing import NamedTuple
+
+from mesh.core.dispatch import Budgets
+from mesh.core.intake import Bounds
+from mesh.core.owner import Limits
+from mesh.sim.client import SimClient
+from mesh.sim.kernel import Kernel
+from mesh.sim.node import SimNode
+from mesh.sim.peer import SimPeer
+from mesh.sim.process import Process
+from mesh.sim.router import SimRouter
+from mesh.sim.slot import SimSlot
+
+HOSTS = ("A", "B")
+QUEUES = ("default", "mail", "video")
+
+
+class NodePlan(NamedTuple):
+    """A node that there is to be."""
+
+    host: str
+    name: str
+    queues: tuple[str, ...]
+    slots: int
+
+
+class Plan(NamedTuple):
+    """What a world is made of."""
+
+    nodes: tuple[NodePlan, ...]
+    clients_per_host: int
+    limits: Limits
+    unconfirmed_max: int
+    with_codec: bool
+    with_peers: bool
+
+    @property
+    def is_tight(self) -> bool:
+        """Outcomes may go before their caller has them."""
+        return self.limits.results_max_bytes < 1 << 20
+
+    @classmethod
+    def draw(cls, rng: random.Random) -> Plan:
+        """A plan by chance."""
+        nodes = []
+        for host in HOSTS:
+            for number in range(rng.choice((1, 1, 2, 3))):
+                # The first node of a host serves everything, so that no queue is without a consumer for good.
+                queues = QUEUES if number == 0 else tuple(rng.sample(QUEUES, rng.randint(1, 2)))
+                nodes.append(NodePlan(host, f"n{number}@{host}", queues, rng.choice((1, 2, 2, 4))))
+        limits = Limits(
+            Bounds(rng.choice((100_000, 100_000, 100_000, 60)), 1 << 30),
+            result_expires_s=rng.choice((None, 86_400.0)),
+            results_max_bytes=rng.choice((64 << 20, 64 << 20, 64 << 20, 20_000)),
+            budgets=Budgets(crash=3, lost=20),
+            resident_max=rng.choice((100_000, 0)),
+        )
+        return cls(
+            tuple(nodes), rng.choice((1, 2)), limits, rng.choice((10_000, 50)), rng.random() < 0.5, rng.random() < 0.3
+        )
+
+
+class World(Kernel):
+    """Starts and restarts what the plan says."""
+
+    def __init__(self, seed: str, plan: Plan) -> None:
+        super().__init__(seed, HOSTS, with_codec=plan.with_codec)
+        self.plan = plan
+        self.routers: dict[str, SimRouter] = {}
+        self.nodes: dict[str, SimNode] = {}
+        self.clients: dict[str, SimClient] = {}
+        self.peers: dict[str, SimPeer] = {}
+        #: Clients that died or left, too.
+        self.all_clients: list[SimClient] = []
+        self.start_all()
+
+    # --- starting --------------------------------------------------------------------------------
+
+    def start_router(self, host: str) -> None:
+        """A router, unless one runs."""
+        if host in self.routers and self.routers[host].alive:
+            return
+        router = self.routers[host] = SimRouter(self, host, self.plan.limits)
+        if self.plan.with_peers:
+            self.peers[host] = SimPeer(
+                router, random.Random(f"{router.pid} {self.rng.random()}"), ("default", "mail"), 2
+            )
+
+    def start_node(self, plan: NodePlan) -> None:
+        """A node, unless it runs."""
+        if plan.name in self.nodes and self.nodes[plan.name].alive:
+            return
+        self.nodes[plan.name] = SimNode(self, plan.host, plan.name, plan.queues, plan.slots)
+
+    def start_client(self, host: str, name: str) -> None:
+        """A client, unless it runs."""
+        if name in self.clients and self.clients[name].alive:
+            return
+        client = self.clients[name] = SimClient(self, host, name, self.plan.unconfirmed_max)
+        self.all_clients.append(client)
+
+    def start_all(self) -> None:
+        """Whatever the plan names and does not run."""
+        for host in HOSTS:
+            self.start_router(host)
+            for number in range(self.plan.clients_per_host):
+                self.start_client(host, f"c{number}@{host}")
+        for node in self.plan.nodes:
+            self.start_node(node)
+
+    # --- who is there ----------------------------------------------------------------------------
+
+    def living_nodes(self) -> list[SimNode]:
+        return [node for node in self.nodes.values() if node.alive]
+
+    def living_slots(self) -> list[SimSlot]:
+        return [slot for slot in self.processes.values() if isinstance(slot, SimSlot) and slot.alive]
+
+    def living_clients(self) -> list[SimClient]:
+        return [client for client in self.clients.values() if client.alive]
+
+    def living(self) -> list[Process]:
+        return [one for one in self.processes.values() if isinstance(one, Process) and one.alive]
