@@ -78,6 +78,28 @@ CASES: tuple[Case, ...] = (
         ),
     ),
     Case(
+        "journaled",
+        "small tasks, at the default level",
+        _all("loop", "mesh", "none"),
+        (Metric("rate", "tasks/s", "throughput", Budget(_LEAST, 0.85, "none")), *_cpu()),
+    ),
+    Case(
+        "synced",
+        "small tasks, each batch on the disk",
+        (Entrant("mesh", "synced", "loop"), Entrant("none", "none", "loop")),
+        (Metric("rate", "tasks/s", "throughput", Budget(_LEAST, 0.5, "none")), *_cpu()),
+    ),
+    Case(
+        "latency",
+        "one call at a time, at the default level",
+        _all("sequential", "mesh", "none"),
+        (
+            Metric("p50", "µs", "p50", Budget(_MOST, 1.1, "none")),
+            Metric("p99", "µs", "p99", Budget(_MOST, 2, "none")),
+            *_cpu(),
+        ),
+    ),
+    Case(
         "batch",
         "small tasks, one batch",
         (

@@ -19,15 +19,17 @@ from bench.operations import OPERATIONS, Figures
 from bench.sizes import Sizes
 from bench.systems.protocol import System
 
-SYSTEMS = ("mesh", "raw", "pool")
+#: {system: the level at which its calls are made}: mesh at its default, and beside it at others.
+LEVELS = {"mesh": "journaled", "none": "none", "synced": "synced"}
+SYSTEMS = (*LEVELS, "raw", "pool")
 
 
 def open_system(name: str, directory: Path) -> System:
     """Imports only what the named system needs. Raises KeyError for an unknown name."""
-    if name == "mesh":
+    if name in LEVELS:
         from bench.systems.mesh_system import MeshSystem
 
-        return MeshSystem(directory)
+        return MeshSystem(directory, LEVELS[name])
     if name == "raw":
         from bench.systems.raw_system import RawSystem
 

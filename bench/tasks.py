@@ -1,4 +1,7 @@
-"""The app whose node and client are measured. MESH_BROKER_URL names the broker: every run has a mesh of its own."""
+"""The app whose node and client are measured.
+
+MESH_BROKER_URL names the broker: every run has a mesh of its own. MESH_BENCH_DURABILITY is the level of its calls.
+"""
 
 import os
 
@@ -6,6 +9,7 @@ from bench import functions
 from mesh import Mesh
 
 app = Mesh("bench", broker=os.environ["MESH_BROKER_URL"])
+app.conf.task_durability = os.environ.get("MESH_BENCH_DURABILITY", "journaled")
 
 add = app.task(functions.add)
 echo = app.task(functions.echo)

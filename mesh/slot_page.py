@@ -36,7 +36,7 @@ _DETAIL: Final = 64
 _WORD: Final = struct.Struct("=Q")
 _WORD_BYTES: Final = 8
 #: What a slot has begun lately: more than it may hold without the owner's receipt (core.work.UNRECEIPTED_MAX).
-BEGINNINGS: Final = 2048
+BEGINNINGS: Final = 4096
 #: lease, when (monotonic ns, the same clock in every process of a host), task id
 _BEGINNING: Final = struct.Struct("=QQ16s")
 #: started_wall_s, attempt, task id, name length, name

@@ -18,6 +18,8 @@ from bench.processes import stop, sweep
 from bench.sizes import FULL, SLOTS, TASKS_PER_BLOCK, Sizes
 from bench.systems.protocol import Pids, Role
 
+#: Tells `bench.tasks`, in every process that imports it, at which level calls are made.
+DURABILITY_VARIABLE = "MESH_BENCH_DURABILITY"
 _STOP_S = 10.0
 _SWEEP_S = 3.0
 _LOOK_AT_NODE_S = 1.0
@@ -26,7 +28,8 @@ _LOOK_AT_NODE_S = 1.0
 class MeshSystem:
     """1. Gives the mesh a directory, and the app its URL. 2. Starts and ends the node. 3. Is the client."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, durability: str) -> None:
+        os.environ[DURABILITY_VARIABLE] = durability
         self._directory = directory / "mesh"
         self._directory.mkdir(mode=0o700)
         self._url = f"mesh://{self._directory}"

@@ -34,6 +34,18 @@ _DURABILITY: Final = Flag.TRANSIENT | Flag.SYNCED
 _SPECIAL: Final = Flag.TRANSIENT | Flag.EARLY_ACK
 
 
+def _size(calls: list[list[Any]], frames: tuple[Buffer, ...]) -> int:
+    """Bytes of the bodies of these calls."""
+    return sum(len(call[5]) for call in calls) + sum(map(len, frames))
+
+
+def _spans(sequences: list[int]) -> list[tuple[int, int]]:
+    """The ranges of ascending sequences."""
+    if sequences[-1] - sequences[0] == len(sequences) - 1:
+        return [(sequences[0], sequences[-1])]
+    return [(one, one) for one in sequences]
+
+
 class Bounds(NamedTuple):
     """How much a router holds before it refuses more."""
 
@@ -153,7 +165,8 @@ class Intake:
         now, urgent = self._outbox.now, publish.confirm_now
         if not self._page_out(caller, calls, frames, raw, urgent=urgent):
             self._take_calls(caller, calls, frames, raw, urgent=urgent)
-        self._confirm_by(caller, now.mono_s if urgent else now.mono_s + CONFIRM_DELAY_S)
+        if caller.unconfirmed or caller.refused:
+            self._confirm_by(caller, now.mono_s if urgent else now.mono_s + CONFIRM_DELAY_S)
 
     def _take_calls(
         self, caller: Caller, calls: list[list[Any]], frames: tuple[Buffer, ...], raw: bytes | None, *, urgent: bool
@@ -162,41 +175,50 @@ class Intake:
         orphans, begun = self._answers.orphans, self.begun_elsewhere
         journaled: list[list[Any]] = []
         tasks: list[Task] = []
-        level, at = Durability.JOURNALED, 0
+        transient: list[int] = []
+        level, at, size = Durability.JOURNALED, 0, 0
+        all_welcome = not self._ledger.refusal and self._has_room(len(calls), _size(calls, frames))
         for call in calls:
             sequence, name, queue, priority, flags, body, n_frames, options = call
             own: tuple[Buffer, ...] = ()
             if n_frames:
                 own = frames[at : at + n_frames]
                 at += n_frames
-            if not seen.add(sequence):
-                continue
             task_id = stamp(key, sequence)
+            if not seen.add(sequence):
+                if sequence not in caller.uncommitted:  # its confirm may have been lost
+                    caller.reached(self._level_of(task_id), sequence, sequence)
+                continue
             flags |= self._flags
             if orphans and task_id in orphans:
                 self._answers.hand_out_orphan(caller, task_id)
                 caller.reached(Durability.NONE, sequence, sequence)
                 continue
-            refused = self._refusal(caller, task_id, flags, options)
-            if refused is not None:
-                self._refuse(caller, sequence, *refused)
-                continue
+            if options is not None or not all_welcome:
+                refused = self._refusal(task_id, flags, options)
+                if refused is not None:
+                    self._refuse(caller, sequence, *refused)
+                    continue
             task = Task(task_id, intern(name), intern(queue), priority, flags, body, own, options)
             if flags & _DURABILITY:
                 if flags & Flag.TRANSIENT:
-                    caller.reached(Durability.NONE, sequence, sequence)
+                    transient.append(sequence)
                 else:
                     level = Durability.SYNCED
             if not flags & Flag.TRANSIENT:
                 tasks.append(task)
                 journaled.append(call)
+                size += len(body) if not own else task.body_bytes
             if begun and task_id in begun:
                 self.dispatch.accept_running(task, *begun.pop(task_id))
             else:
                 accept(task, now)
+        if transient:
+            for first, last in _spans(transient):
+                caller.reached(Durability.NONE, first, last)
         if tasks:
             whole = len(journaled) == len(calls)
-            self._journal(caller, journaled, raw if whole else None, tasks, level, urgent=urgent)
+            self._journal(caller, journaled, raw if whole else None, tasks, size, level, urgent=urgent)
 
     def _journal(
         self,
@@ -204,18 +226,15 @@ class Intake:
         calls: list[list[Any]],
         raw: bytes | None,
         held: list[Task] | Block,
+        body_bytes: int,
         level: Durability,
         *,
         urgent: bool,
     ) -> None:
         """What was accepted is confirmed when the journal holds it."""
-        first, last = calls[0][0], calls[-1][0]
-        if last - first == len(calls) - 1:
+        for first, last in _spans([call[0] for call in calls]):
             caller.uncommitted.add_range(first, last)
-        else:
-            for call in calls:
-                caller.uncommitted.add(call[0])
-        self._ledger.published(caller, calls, raw, held, level, self._outbox.now, urgent=urgent)
+        self._ledger.published(caller, calls, raw, held, body_bytes, level, self._outbox.now, urgent=urgent)
 
     # --- calls that need not be in memory --------------------------------------------------------
 
@@ -239,7 +258,7 @@ class Intake:
         caller.seen.add_range(first, last)
         self.dispatch.accept_block(block)
         level = Durability.SYNCED if flags & Flag.SYNCED else Durability.JOURNALED
-        self._journal(caller, calls, raw, block, level, urgent=urgent)
+        self._journal(caller, calls, raw, block, block.body_bytes, level, urgent=urgent)
         return True
 
     def unfold_needed(self) -> list[Effect]:
@@ -309,9 +328,7 @@ class Intake:
         dispatch, bounds = self.dispatch, self._bounds
         return len(dispatch) + n_tasks <= bounds.tasks_max and dispatch.body_bytes + n_bytes <= bounds.bytes_max
 
-    def _refusal(
-        self, caller: Caller, task_id: bytes, flags: int, options: dict[str, Any] | None
-    ) -> tuple[str, str] | None:
+    def _refusal(self, task_id: bytes, flags: int, options: dict[str, Any] | None) -> tuple[str, str] | None:
         """Why a call can't be taken: a code and the reason; None where it can."""
         if not self._has_room(1, 0):
             if len(self.dispatch) >= self._bounds.tasks_max:
@@ -360,10 +377,8 @@ class Intake:
         now_mono_s = self._outbox.now.mono_s
         level = Durability.SYNCED if synced else Durability.JOURNALED
         for batch in batches:
-            caller, calls = batch.caller, batch.calls
-            first, last = calls[0][0], calls[-1][0]
-            spans = [(first, last)] if last - first == len(calls) - 1 else [(call[0], call[0]) for call in calls]
-            for first, last in spans:
+            caller = batch.caller
+            for first, last in _spans([call[0] for call in batch.calls]):
                 caller.uncommitted.discard_range(first, last)
                 caller.reached(level, first, last)
             self._confirm_by(caller, now_mono_s)
@@ -423,13 +438,17 @@ class Intake:
     def _confirm_again(self, caller: Caller, first: int, last: int) -> None:
         for sequence in range(first, min(last, first + RECONCILED_MAX) + 1):
             task_id = stamp(caller.prefix, sequence)
-            task = self.dispatch.open.get(task_id)
-            if task is not None and task.flags & Flag.TRANSIENT:
-                caller.reached(Durability.NONE, sequence, sequence)
-            elif task_id in self.dispatch:
-                caller.reached(Durability.JOURNALED, sequence, sequence)
+            if task_id in self.dispatch:
+                caller.reached(self._level_of(task_id), sequence, sequence)
         if caller.unconfirmed:
             self._confirm_by(caller, self._outbox.now.mono_s)
+
+    def _level_of(self, task_id: bytes) -> Durability:
+        """Which level is told again of a call that has come before; of one that has ended its outcome is to tell."""
+        task = self.dispatch.open.get(task_id)
+        if task is not None and task.flags & Flag.TRANSIENT:
+            return Durability.NONE
+        return Durability.JOURNALED if task_id in self.dispatch else Durability.NONE
 
     def ask(self, peer: bytes, ask: m.Ask, frames: tuple[Buffer, ...]) -> None:
         """A client asks how tasks stand, its own or others', and maybe to be told when they end."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, TypeAlias
 
 from mesh.clock import Now
 from mesh.core.callers import Caller
@@ -22,9 +22,13 @@ from mesh.ids import PREFIX_BYTES, sequence_of, stamp
 from mesh.messages import Durability, Flag, Ranges
 from mesh.states import Phase
 
+_DONE: Final = Phase.DONE
 #: How long what happened may wait for more to join it, where nobody waits for a confirm. What ends meanwhile, and is
 #: received by its caller, is never written.
 LINGER_S: Final = 0.02
+#: The same for what has become of a task. Longer, since nobody waits for it but the slot, which keeps the outcome
+#: meanwhile: most callers have told by then that they have it.
+NEWS_LINGER_S: Final = 0.1
 #: How long news that only save space may wait.
 LAZY_S: Final = 1.0
 #: Calls and body bytes of one commit; more go into the next.
@@ -39,6 +43,8 @@ WAITING_BYTES_MAX: Final = 256 << 20
 SLACK_BYTES: Final = 16 << 20
 #: Live bytes that one commit writes again at most.
 MOVE_BYTES: Final = 1 << 20
+#: Whether there is so much is looked at after so many ids have left their rows.
+LOOK_AFTER: Final = 1 << 14
 #: Rows that one commit looks at for that.
 TIDY_ROWS: Final = 1024
 #: Bytes of notes that are no reason to write the callers again.
@@ -58,6 +64,7 @@ class Batch:
         calls: list[list[Any]],
         raw: bytes | None,
         held: list[Task] | Block,
+        body_bytes: int,
         level: Durability,
         due_mono_s: float,
     ) -> None:
@@ -68,7 +75,7 @@ class Batch:
         self.block = held if isinstance(held, Block) else None
         #: One for each of `calls`; empty while they are a block.
         self.tasks = [] if isinstance(held, Block) else held
-        self.body_bytes = held.body_bytes if isinstance(held, Block) else sum(task.body_bytes for task in held)
+        self.body_bytes = body_bytes
         self.level = level
         self.due_mono_s = due_mono_s
 
@@ -98,34 +105,28 @@ class Facts:
         """Bytes of what does not stand here any more, on average."""
         return self.body_bytes * (self.written - self.live) // self.written if self.written else 0
 
-    def add(self, prefix: bytes, sequence: int, body_bytes: int) -> None:
-        """One id is written here, and stands here."""
-        self.live += 1
-        self.written += 1
-        self.body_bytes += body_bytes + ITEM_BYTES
+    def add(self, prefix: bytes, first: int, last: int, body_bytes: int) -> None:
+        """Ids are written here, and stand here."""
+        size = last - first + 1
+        self.live += size
+        self.written += size
+        self.body_bytes += body_bytes + ITEM_BYTES * size
         if self.spans:
-            last = self.spans[-1]
-            if last[2] + 1 == sequence and last[0] == prefix:
-                self.spans[-1] = (prefix, last[1], sequence)
+            known, before, end = self.spans[-1]
+            if end + 1 == first and known == prefix:
+                self.spans[-1] = (prefix, before, last)
                 return
-        self.spans.append((prefix, sequence, sequence))
+        self.spans.append((prefix, first, last))
 
     def add_block(self, block: Block) -> None:
         """A block is written here, and stands here."""
-        size = len(block)
-        self.live += size
-        self.written += size
-        self.paged += size
-        self.body_bytes += block.body_bytes + ITEM_BYTES * size
-        self.spans.append((block.prefix, block.first, block.last))
+        self.add(block.prefix, block.first, block.last, block.body_bytes)
+        self.paged += len(block)
 
 
-class News(NamedTuple):
-    """A task has ended, or is not as it was: to be written by `due_mono_s`."""
-
-    due_mono_s: float
-    task_id: bytes
-    task: Task | None  #: None where only its slot knew it
+#: (when it is to be written, task id, task): a task has ended, or is not as it was. The task is None where only its slot
+#: knew it. A plain tuple: there is one for each task.
+News: TypeAlias = tuple[float, bytes, Task | None]
 
 
 class Ledger:
@@ -168,7 +169,11 @@ class Ledger:
         self.rows: dict[int, Facts] = {}
         #: {task id: row} of outcomes.
         self._outcome_rows: dict[bytes, int] = {}
-        self._written_bytes = self._dead_bytes = 0
+        #: {task id: row of its dead letter}. Exactly what was revived and is in no commit yet.
+        self._letter_rows: dict[bytes, int] = {}
+        self._written_bytes = 0
+        #: Ids that have left their rows since the dead bytes were looked at.
+        self._left = 0
         #: Rows to be looked at because much is dead, descending.
         self._to_tidy: list[int] = []
         #: The rows that a commit is being made of.
@@ -198,15 +203,16 @@ class Ledger:
         calls: list[list[Any]],
         raw: bytes | None,
         held: list[Task] | Block,
+        body_bytes: int,
         level: Durability,
         now: Now,
         *,
         urgent: bool,
     ) -> None:
         """Calls were accepted that are to be on disk. `held` is what was made of them: a task each, or one block."""
-        batch = Batch(caller, calls, raw, held, level, now.mono_s + LINGER_S)
+        batch = Batch(caller, calls, raw, held, body_bytes, level, now.mono_s + LINGER_S)
         self._batches.append(batch)
-        self._waiting_bytes += batch.body_bytes
+        self._waiting_bytes += body_bytes
         self._by(now.mono_s if urgent else batch.due_mono_s, urgent=urgent)
 
     def news(self, task_id: bytes, task: Task | None, now: Now, *, urgent: bool = False) -> None:
@@ -214,22 +220,28 @@ class Ledger:
         if task is not None and task.row == NO_ROW:
             return
         self.told += 1
-        due_mono_s = now.mono_s if urgent else now.mono_s + LINGER_S
-        self._news.append(News(due_mono_s, task_id, task))
-        self._by(due_mono_s, urgent=urgent)
+        due_mono_s = now.mono_s if urgent else now.mono_s + NEWS_LINGER_S
+        self._news.append((due_mono_s, task_id, task))
+        if urgent or self._due_mono_s is None:
+            self._by(due_mono_s, urgent=urgent)
 
-    def revived(self, task: Task, now: Now) -> None:
-        """A task that had ended is to run after all, under its id."""
-        row = self._outcome_rows.pop(task.task_id, None)
-        if row is not None:
-            self._leave(row)
-        prefix = task.task_id[:PREFIX_BYTES]
+    def revived(self, task: Task, letter_row: int, now: Now) -> None:
+        """A task that had ended, and of which no outcome is kept any more, is to run after all, under its id.
+
+        Its dead letter goes when that is written.
+        """
+        task.row = REVIVED
+        self._letter_rows[task.task_id] = letter_row
+        self.news(task.task_id, task, now)
+
+    def _write_revival(self, task_id: bytes, now: Now) -> None:
+        """Instead of its dead letter there is the task again; nor is it gone, as earlier news of it may have said."""
+        self.remove(self._letter_rows.pop(task_id), now)
+        prefix = task_id[:PREFIX_BYTES]
         for gone in (self._gone, self._gone_before):
             if prefix in gone:
-                gone[prefix].discard(sequence_of(task.task_id))
+                gone[prefix].discard(sequence_of(task_id))
         self._notes_are_wrong = True
-        task.row = REVIVED
-        self.news(task.task_id, task, now)
 
     def dropped(self, task_id: bytes, now: Now) -> None:
         """An outcome need not be kept: its caller has it, or it had to make room."""
@@ -353,7 +365,7 @@ class Ledger:
             else:
                 self._take_tasks(page, batch, now)
         if batches:
-            self._by(batches[0].due_mono_s)
+            self._by(now.mono_s + LINGER_S)  # not each when it is due: what is near waits for what is nearer
 
     @staticmethod
     def _are_durable(batch: Batch) -> None:
@@ -366,42 +378,68 @@ class Ledger:
 
     def _take_tasks(self, page: _Page, batch: Batch, now: Now) -> None:
         """Writes what has not ended of a batch, and of what has ended the outcome where it is needed."""
-        open_ = []
+        if any(task.phase is _DONE for task in batch.tasks):
+            self._take_open_tasks(page, batch, now)
+            return
+        number, facts = page.tasks_row()
+        for task in batch.tasks:
+            task.row = number
+        calls, prefix = batch.calls, batch.caller.prefix
+        page.add_batch(prefix, batch.raw or calls, batch.tasks)
+        if calls[-1][0] - calls[0][0] == len(calls) - 1:
+            facts.add(prefix, calls[0][0], calls[-1][0], batch.body_bytes)
+        else:
+            for call, task in zip(calls, batch.tasks, strict=True):
+                facts.add(prefix, call[0], call[0], task.body_bytes)
+
+    def _take_open_tasks(self, page: _Page, batch: Batch, now: Now) -> None:
+        calls, tasks = [], []
         for call, task in zip(batch.calls, batch.tasks, strict=True):
-            if task.phase is Phase.DONE:
+            if task.phase is _DONE:
                 self._write_end(page, task.task_id, task, now)
-            else:
-                open_.append(call)
-                page.add_task(batch.caller.prefix, call[0], task)
-        if len(open_) == len(batch.calls):
-            page.add_batch(batch.caller.prefix, batch.raw or open_, batch.tasks)
-        elif open_:
-            page.add_batch(batch.caller.prefix, open_, [one for one in batch.tasks if one.phase is not Phase.DONE])
+                continue
+            calls.append(call)
+            tasks.append(task)
+            number, facts = page.tasks_row()
+            facts.add(batch.caller.prefix, call[0], call[0], task.body_bytes)
+            task.row = number
+        if calls:
+            page.add_batch(batch.caller.prefix, calls, tasks)
 
     def _take_news(self, page: _Page, upto_mono_s: float, now: Now) -> None:
-        news = self._news
-        while news and news[0].due_mono_s <= upto_mono_s:
+        news, needed, is_gone, leave = self._news, self._outcomes.needed, self._is_gone, self._leave
+        while news and news[0][0] <= upto_mono_s:
             _, task_id, task = news[0]
-            if task is not None and task.row == 0:
-                return  # its batch goes first; that was too much for this commit
-            news.popleft()
-            if task is not None and task.row == NO_ROW:
-                continue
-            if task is not None and task.phase is not Phase.DONE:
+            if task is None:
+                self._write_end(page, task_id, None, now)
+            elif task.phase is not _DONE:
+                if task.row == 0:
+                    break  # its batch goes first; that was too much for this commit
                 if task.row > 0:
-                    self._leave(task.row)
+                    leave(task.row)
+                elif task.row == REVIVED:
+                    self._write_revival(task_id, now)
                 page.add_changed(task)
-            else:
+            elif task.row > 0 and needed(task_id) is None:  # by far the most
+                is_gone(task_id)
+                leave(task.row)
+                task.row = NO_ROW
+            elif task.row == 0:
+                break
+            elif task.row != NO_ROW:
+                if task.row == REVIVED:
+                    self._write_revival(task_id, now)
                 self._write_end(page, task_id, task, now)
+            news.popleft()
         if news:
-            self._by(news[0].due_mono_s)
+            self._by(now.mono_s + LINGER_S)
 
     def _write_end(self, page: _Page, task_id: bytes, task: Task | None, now: Now) -> None:
         stored = self._outcomes.needed(task_id)
         if stored is not None:
             if task_id not in self._outcome_rows:
                 page.add_outcome(task_id, stored, now)
-        elif task is None or task.row > 0 or task.flags & Flag.IGNORE_RESULT:
+        elif task is None or task.row or task.flags & Flag.IGNORE_RESULT:
             self._is_gone(task_id)
         if task is not None:
             if task.row > 0:
@@ -477,7 +515,6 @@ class Ledger:
             return False
         self.rows[number] = facts
         self._written_bytes += facts.body_bytes
-        self._dead_bytes += facts.dead_bytes
         return True
 
     def outcome_stands_in(self, task_id: bytes, number: int) -> None:
@@ -494,24 +531,21 @@ class Ledger:
     def _leave(self, number: int) -> None:
         """One id does not stand in this row any more."""
         facts = self.rows[number]
-        if self._page is not None and self._page.is_filling(number):
-            facts.live -= 1
-            return
-        self._dead_bytes -= facts.dead_bytes
         facts.live -= 1
-        if facts.live:
-            self._dead_bytes += facts.dead_bytes
-        else:
+        self._left += 1
+        if not facts.live and not (self._page is not None and self._page.is_filling(number)):
             self._written_bytes -= facts.body_bytes
             del self.rows[number]
             self._empty.add(number)
 
     def _tidy(self, page: _Page, now: Now) -> None:
         """Where more is dead than lives: writes what is left in the emptiest of the rows again, a part at a time."""
-        if self._dead_bytes <= SLACK_BYTES + self._written_bytes // 2:
-            self._to_tidy = []
-            return
         if not self._to_tidy:
+            if self._left < LOOK_AFTER:
+                return
+            self._left = 0
+            if self.dead_bytes <= SLACK_BYTES + self._written_bytes // 2:
+                return
             self._to_tidy = sorted(self.rows, reverse=True)
         moved = 0
         for _ in range(min(TIDY_ROWS, len(self._to_tidy))):
@@ -566,16 +600,20 @@ class Ledger:
         self._last_row = max(self._last_row, number)
 
     @property
-    def disk_bytes(self) -> tuple[int, int]:
-        """Bytes of rows on disk, and of them those of what does not stand there any more; about."""
-        return self._written_bytes, self._dead_bytes
+    def written_bytes(self) -> int:
+        """Bytes of the rows that are there, about."""
+        return self._written_bytes
+
+    @property
+    def dead_bytes(self) -> int:
+        """Of these, the bytes of what does not stand there any more."""
+        return sum(facts.dead_bytes for facts in self.rows.values())
 
     def check(self) -> None:
         """Raises AssertionError where counts are off."""
         assert self._waiting_bytes == sum(one.body_bytes for one in (*self._batches, *self._vouched))
         assert not self._vouched or self._under_way is not None
         assert self._written_bytes == sum(facts.body_bytes for facts in self.rows.values())
-        assert self._dead_bytes == sum(facts.dead_bytes for facts in self.rows.values())
         standing = dict.fromkeys(self.rows, 0)
         for number in self._outcome_rows.values():
             standing[number] += 1
@@ -586,7 +624,7 @@ class Ledger:
             if task.row > 0:
                 standing[task.row] += 1
         # What has ended and is in no commit yet stands there too.
-        ended = {id(one.task): one.task for one in self._news if one.task is not None and one.task.phase is Phase.DONE}
+        ended = {id(task): task for _, _, task in self._news if task is not None and task.phase is Phase.DONE}
         for task in ended.values():
             if task.row > 0:
                 standing[task.row] += 1
@@ -615,14 +653,12 @@ class _Page:
             self._ledger.rows[number] = found[1]
         return found
 
-    def add_task(self, prefix: bytes, sequence: int, task: Task) -> None:
-        """One task of the batch that `add_batch` adds."""
-        number, facts, _ = self._row(RowKind.TASKS)
-        task.row = number
-        facts.add(prefix, sequence, task.body_bytes)
+    def tasks_row(self) -> tuple[int, Facts]:
+        """Where tasks are written as they were published."""
+        return self._row(RowKind.TASKS)[:2]
 
     def add_batch(self, prefix: bytes, calls: bytes | list[list[Any]], tasks: list[Task]) -> None:
-        """A batch of tasks that were added."""
+        """A batch of tasks whose ids are in the facts of that row."""
         frames = [frame for task in tasks if task.frames for frame in task.frames]
         self._row(RowKind.TASKS)[2].append([prefix, calls, frames])
 
@@ -637,14 +673,14 @@ class _Page:
         """A task as it has become, or that has to move."""
         number, facts, records = self._row(RowKind.CHANGED)
         task.row = number
-        facts.add(task.task_id[:PREFIX_BYTES], sequence_of(task.task_id), task.body_bytes)
+        _add_one(facts, task.task_id, task.body_bytes)
         records.append(task_record(task))
 
     def add_outcome(self, task_id: bytes, stored: Stored, now: Now) -> None:
         """An outcome that must outlive the router."""
         number, facts, records = self._row(RowKind.OUTCOMES)
         self._ledger.outcome_stands_in(task_id, number)
-        facts.add(task_id[:PREFIX_BYTES], sequence_of(task_id), len(stored.body))
+        _add_one(facts, task_id, len(stored.body))
         records.append(outcome_record(task_id, stored, now.wall_s - (now.mono_s - stored.stored_mono_s)))
 
     def rows(self) -> list[Row]:
@@ -654,3 +690,8 @@ class _Page:
             for kind, (number, facts, records) in self._filled.items()
             if self._ledger.wrote(number, facts)
         ]
+
+
+def _add_one(facts: Facts, task_id: bytes, body_bytes: int) -> None:
+    sequence = sequence_of(task_id)
+    facts.add(task_id[:PREFIX_BYTES], sequence, sequence, body_bytes)

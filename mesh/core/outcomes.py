@@ -50,7 +50,7 @@ class OutcomeStore:
 
     def put(self, task_id: bytes, stored: Stored) -> None:
         """Keeps an outcome; the first one of a task stays."""
-        if task_id in self:
+        if task_id in self._unreceived or task_id in self._received:
             return
         self._unreceived[task_id] = stored
         self.stored_bytes += stored.size
@@ -65,12 +65,10 @@ class OutcomeStore:
 
     def needed(self, task_id: bytes) -> Stored | None:
         """An outcome that must outlive the router: its caller has not got it, or it is to be kept for all that."""
-        stored = self._unreceived.get(task_id)
-        if stored is None:
-            stored = self._received.get(task_id)
-            if stored is not None and not stored.kept:
-                return None
-        return stored
+        stored = self._received.get(task_id)
+        if stored is not None:
+            return stored if stored.kept else None
+        return self._unreceived.get(task_id)
 
     def received(self, task_id: bytes) -> Stored | None:
         """The caller has it: it is the first to go when room is needed. Returns it where that is news."""

@@ -56,13 +56,6 @@ class Line:
         #: What follows: empty, or a block and whatever came after it.
         self.tail: deque[Block | Task] = deque()
 
-    def append(self, one: Block | Task) -> None:
-        """Adds to the end."""
-        if self.tail or isinstance(one, Block):
-            self.tail.append(one)
-        else:
-            self.front.append(one)
-
     @property
     def next_block(self) -> Block | None:
         """The block that is needed next, where the tasks before it become few."""
@@ -111,10 +104,13 @@ class ReadyQueue:
 
     def push(self, task: Task) -> None:
         """Appends a READY task."""
-        line = self._line(task.priority)
-        line.append(task)
-        if line.front:
-            self._nonempty |= 1 << task.priority
+        priority = task.priority
+        line = self._by_priority.get(priority) or self._line(priority)
+        if line.tail:
+            line.tail.append(task)
+        else:
+            line.front.append(task)
+            self._nonempty |= 1 << priority
         self.depth += 1
 
     def push_front(self, task: Task) -> None:
@@ -125,7 +121,7 @@ class ReadyQueue:
 
     def push_block(self, block: Block) -> None:
         """Appends a batch that need not be in memory."""
-        self._line(block.priority).append(block)
+        self._line(block.priority).tail.append(block)
         self.paged += len(block)
 
     def _line(self, priority: int) -> Line:

@@ -156,7 +156,7 @@ class Recovery:
             self._facts[earlier].live -= 1
         self._stands_in[task_id] = number
         prefix, sequence = task_id[:PREFIX_BYTES], sequence_of(task_id)
-        self._facts[number].add(prefix, sequence, body_bytes)
+        self._facts[number].add(prefix, sequence, sequence, body_bytes)
         self._knows(prefix, sequence, sequence)
 
     def _read_changed(self, row: Row) -> None:
@@ -214,7 +214,7 @@ class Recovery:
                 at += n_frames
                 task_id = stamp(prefix, sequence)
                 task = Task(task_id, name, queue, priority, flags, body, own, options)
-                facts.add(prefix, sequence, task.body_bytes)
+                facts.add(prefix, sequence, sequence, task.body_bytes)
                 if task_id in self._stands_in or self._is_gone(task_id):
                     facts.live -= 1
                     continue

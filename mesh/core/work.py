@@ -24,7 +24,7 @@ RESEND_S: Final = 1.0
 #: Leases that never came are returned up to this many before one that did: above what a slot is ever granted.
 GAP_MAX: Final = 1024
 #: Outcomes without a receipt with which a slot begins nothing more: fewer than the slot page remembers beginnings.
-UNRECEIPTED_MAX: Final = 1900
+UNRECEIPTED_MAX: Final = 3900
 
 
 class Lease(NamedTuple):
