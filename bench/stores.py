@@ -1,8 +1,8 @@
 """`python -m bench.stores`: the journal's store beside LMDB, with commits as a router makes them.
 
 Each commit writes one row of so many calls of 100 bytes and removes the row that was written some commits before. LMDB
-is no dependency of mesh: where it is not installed, only the store is measured. The entrants take turns for some rounds;
-the table has the medians.
+is no dependency of mesh: where it is not installed, only the store is measured. The two take turns for some rounds; the
+table has the medians.
 """
 
 from __future__ import annotations
