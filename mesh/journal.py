@@ -59,6 +59,8 @@ class Journal:
         self._commits: SimpleQueue[Commit | None] = SimpleQueue()
         self._answers: deque[Answer] = deque()
         self._seen_damage = store.damage
+        #: Why the last `tidy` failed, as it was logged; empty where it did not.
+        self._untidy = ""
         self._thread = threading.Thread(target=self._write_all, name="mesh-journal", daemon=True)
         self._thread.start()
 
@@ -154,10 +156,14 @@ class Journal:
     def _tidy(self) -> bool:
         """Whether there is more of it. What fails here will fail the next commit, which tells."""
         try:
-            return self._store.tidy()
+            more = self._store.tidy()
         except JournalUnavailable as error:
-            logger.warning("%s", error, extra={"action": "journal_untidy"})
+            if str(error) != self._untidy:
+                self._untidy = str(error)
+                logger.warning("%s", error, extra={"action": "journal_untidy"})
             return False
+        self._untidy = ""
+        return more
 
     def _tell_damage(self) -> None:
         damage = self._store.damage
@@ -220,8 +226,9 @@ def _pack(packer: Any, items: list[Any], levels: int) -> None:
                 packer.pack(item)
         return
     for start in range(0, len(items), SLICE):
+        if start:
+            time.sleep(0)
         deque(map(packer.pack, items[start : start + SLICE]), maxlen=0)
-        time.sleep(0)
 
 
 def _plain(value: Any) -> Any:
