@@ -132,6 +132,12 @@ class DeadLetters:
                 taken.append(letter)
         return taken
 
+    def revive(self, task_id: bytes) -> DeadLetter:
+        """Removes and returns one that becomes a task again."""
+        letter = self._letters.pop(task_id)
+        self.kept_bytes -= letter.size
+        return letter
+
     def __len__(self) -> int:
         return len(self._letters)
 
@@ -156,7 +162,7 @@ def letter_record(task: Task, cause: str, reason: str, died_wall_s: float) -> li
 
 def replayed(letter: DeadLetter) -> Task:
     """The task as it is run again: at once, under its id, with its history, and with fresh budgets."""
-    task = task_of(task_record(letter.task), 0)
+    task = task_of(task_record(letter.task), NO_ROW)
     task.crashes = task.losses = 0
     task.causes = [*letter.history, REPLAYED][-MAX_CAUSES:]
     task.retry_reason = b""

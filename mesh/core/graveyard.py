@@ -82,12 +82,7 @@ class Graveyard:
 
     def _list(self, chosen: Chosen) -> dict[str, Any]:
         found = self.letters.select(chosen)
-        return {
-            "count": len(found),
-            "kept": len(self.letters),
-            "crowded_out": self.letters.crowded_out,
-            "letters": [letter.facts() for letter in found[-LISTED_MAX:]],
-        }
+        return {**self._counts(found), "letters": [letter.facts() for letter in found[-LISTED_MAX:]]}
 
     def _show(self, chosen: Chosen) -> dict[str, Any]:
         found, room = self.letters.select(chosen), SHOWN_BYTES_MAX
@@ -97,25 +92,27 @@ class Graveyard:
             fits = not task.frames and len(task.body) <= room
             room -= len(task.body) if fits else 0
             shown.append({**letter.facts(), "body": task.body if fits else None, "options": task.options})
-        return {"count": len(found), "letters": shown[::-1]}
+        return {**self._counts(found), "letters": shown[::-1]}
+
+    def _counts(self, found: list[DeadLetter]) -> dict[str, Any]:
+        return {"count": len(found), "kept": len(self.letters), "crowded_out": self.letters.crowded_out}
 
     def _replay(self, chosen: Chosen) -> dict[str, Any]:
         ids, left = [], []
         for letter in self.letters.select(chosen):
             task_id = letter.task.task_id
             if letter.can_be_replayed and task_id not in self._dispatch:
-                self.letters.take([task_id])
-                self._run_again(replayed(letter))
+                self._run_again(self.letters.revive(task_id))
                 ids.append(task_id)
             else:
                 left.append(task_id)
         return {"count": len(ids), "ids": ids[-LISTED_MAX:], "left": left[-LISTED_MAX:]}
 
-    def _run_again(self, task: Task) -> None:
-        now = self._outbox.now
-        if not task.flags & Flag.TRANSIENT:
-            self._ledger.revived(task, now)
+    def _run_again(self, letter: DeadLetter) -> None:
+        now, task = self._outbox.now, replayed(letter)
         self._outcomes.forget(task.task_id)
+        if letter.row:
+            self._ledger.revived(task, letter.row, now)
         if task.custom_id is not None:
             self._custom.setdefault(task.custom_id, task.task_id)
         self._dispatch.accept(task, now)

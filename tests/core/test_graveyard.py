@@ -6,6 +6,7 @@ from mesh import messages as m
 from mesh.core import graveyard
 from mesh.core.dead_letters import REPLAYED
 from mesh.core.dispatch import CRASHED, DAMAGED, MAY_HAVE_RUN, Budgets
+from mesh.core.ledger import LINGER_S
 from mesh.messages import Flag, Unrunnable
 from mesh.states import Status
 from tests.core.builders import make_task, wall
@@ -280,3 +281,145 @@ def test_what_is_purged_is_gone_for_good(router):
     assert ask(router, "purge", ids=ids[:1]) == {"count": 0, "unknown": ids[:1]}
     assert ask(router, "replay", ids=ids[:1])["count"] == 0
     assert client.results().keys() == set(ids)
+
+
+# --- the journal ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def restart(make_router):
+    """The next router, which has read what an earlier one wrote, or the first so many commits of it."""
+
+    def restart(router, commits=None):
+        journal = router.journal.upto(commits)
+        later = make_router(budgets=Budgets(crash=1, lost=0), journal=journal, mono_s=router.mono_s)
+        later.recover()
+        return later
+
+    return restart
+
+
+def test_dead_letters_outlive_the_router_but_for_those_that_are_not_journaled(router, restart):
+    # Given dead letters of each kind
+    client, slot = router.client(), router.slot()
+    journaled = client.call(name="mail", body=b"args", options={"id": "order-1"})
+    transient = client.call(flags=Flag.TRANSIENT)
+    for task_id in (journaled, transient):
+        slot.holds()
+        unrunnable(slot, task_id)
+    facts = ask(router, "show", ids=[journaled])["letters"]
+    router.settles()
+
+    # When the next router has started
+    router = restart(router)
+
+    # Then it knows the one as it was, and it can be replayed
+    assert ask(router, "show")["letters"] == facts
+    ask(router, "replay", ids=["order-1"])
+    assert router.slot().holds() == [journaled]
+
+
+def test_what_was_purged_or_crowded_out_does_not_come_back(router, restart):
+    client, slot = router.client(), router.slot()
+    task_id = client.call()
+    slot.holds()
+    unrunnable(slot, task_id)
+    router.settles()
+    ask(router, "purge")
+    router.settles()
+    assert listed(restart(router)) == []
+
+
+@pytest.mark.parametrize("settled", [True, False], ids=["the death is on disk", "the death is not on disk"])
+@pytest.mark.parametrize("received", [True, False], ids=["its caller has the failure", "nobody has the failure"])
+def test_a_replayed_task_outlives_the_router(router, restart, settled, received):
+    # Given a dead letter
+    client, slot = router.client(), router.slot()
+    task_id = client.call()
+    router.settles()
+    slot.holds()
+    unrunnable(slot, task_id)
+    if received:
+        client.says(m.Received([[1, 1]]))
+    if settled:
+        router.settles()
+
+    # When it is replayed, and the router is started anew before it runs
+    slot.dies()
+    ask(router, "replay")
+    router.settles()
+    router = restart(router)
+
+    # Then it is no dead letter, and runs, with its history
+    assert listed(router) == []
+    assert router.slot().holds() == [task_id]
+    assert router.owner.dispatch.open[task_id].causes == [Unrunnable.UNKNOWN, REPLAYED]
+
+
+def test_what_is_replayed_is_a_dead_letter_or_a_task_whenever_the_router_dies(router, restart):
+    # Given a dead letter, and news of others that are due sooner and later
+    client, slot = router.client(), router.slot()
+    task_id, *others = client.calls(3)
+    router.settles()
+    slot.holds()
+    unrunnable(slot, task_id)
+    router.settles()
+    before = len(router.journal.commits)
+
+    # When it is replayed among them
+    slot.ends(others[0])
+    router.passes(LINGER_S / 2)
+    ask(router, "replay")
+    router.passes(LINGER_S / 2)
+    slot.ends(others[1])
+    router.settles(LINGER_S / 4)
+    after = len(router.journal.commits)
+    assert after > before
+
+    # Then it is the one or the other, whatever was written last
+    for commits in range(before, after + 1):
+        later = restart(router, commits)
+        is_dead, is_open = listed(later) == [task_id], task_id in later.owner.dispatch
+        assert is_dead is not is_open, commits
+
+
+@pytest.mark.parametrize("received", [True, False], ids=["its caller has the value", "nobody has the value"])
+def test_what_was_replayed_and_has_ended_does_not_run_again(router, restart, received):
+    # Given a dead letter that was published together with a task that still waits
+    client, slot = router.client(), router.slot()
+    task_id = client.id(1)
+    client.publishes(client.record(), client.record(queue="elsewhere"))
+    slot.holds()
+    unrunnable(slot, task_id)
+    client.says(m.Received([[1, 1]]))
+    router.settles()
+
+    # When it is replayed and ends at once
+    ask(router, "replay")
+    slot.holds()
+    slot.ends(task_id, body=b"value")
+    if received:
+        client.says(m.Received([[1, 1]]))
+    router.settles()
+
+    # Then the next router has nothing to run, and what nobody has yet
+    router = restart(router)
+    assert (listed(router), router.slot().holds()) == ([], [])
+    assert (task_id in router.owner.outcomes) is not received
+
+
+def test_what_is_not_journaled_is_replayed_without_it(router):
+    # Given a dead letter of which nothing is on disk
+    client, slot = router.client(), router.slot()
+    task_id = client.call(flags=Flag.TRANSIENT)
+    slot.holds()
+    unrunnable(slot, task_id)
+    commits = len(router.journal.commits)
+
+    # When it is replayed and ends, then nothing waits for the disk
+    ask(router, "replay")
+    assert slot.holds() == [task_id]
+    slot.ends(task_id)
+    router.passes(1.0)
+    assert router.owner.ledger.has(router.owner.ledger.told)
+    assert len(router.journal.commits) == commits
