@@ -10,6 +10,7 @@ from mesh import locate
 from mesh.control import Control
 from mesh.exceptions import RouterUnreachable
 from mesh.interfaces import ControlLink
+from mesh.settings import Settings
 
 from .state import State
 
@@ -19,6 +20,7 @@ CONNECT_S: Final = 1.0
 
 class _Source(NamedTuple):
     client: ControlLink
+    settings: Settings
 
 
 @contextmanager
@@ -37,6 +39,6 @@ def control(state: State, timeout_s: float) -> Iterator[Control]:
     patience = settings._replace(broker_connection_timeout=max(timeout_s, CONNECT_S))
     client = Client(place, patience, autostart=False)
     try:
-        yield Control(_Source(client))
+        yield Control(_Source(client, settings))
     finally:
         client.close()

@@ -159,7 +159,7 @@ def said_durability(durability: Any, delivery_mode: Any) -> str | None:
 def check_expires(expires: Any) -> Any:
     """Seconds or a time, as it stands. Raises InvalidCall."""
     if not _is_number(expires):
-        _wall_s("expires", expires, Settings(), _EXPIRES_RULE)
+        wall_s("expires", expires, Settings(), _EXPIRES_RULE)
     return expires
 
 
@@ -226,7 +226,7 @@ def _headers(headers: Any) -> dict[str, Any]:
 def due(countdown: Any, eta: Any, settings: Settings) -> float:
     """When the task may begin, wall seconds. The past means at once."""
     if countdown is None:
-        return _wall_s("eta", eta, settings)
+        return wall_s("eta", eta, settings)
     if eta is not None:
         raise InvalidCall("eta", eta, "either countdown or eta, not both")
     if not _is_number(countdown):
@@ -242,7 +242,7 @@ def expiry(expires: Any, settings: Settings) -> float:
         InvalidCall: neither seconds from now nor a time.
     """
     now = time.time()
-    at = now + expires if _is_number(expires) else _wall_s("expires", expires, settings, _EXPIRES_RULE)
+    at = now + expires if _is_number(expires) else wall_s("expires", expires, settings, _EXPIRES_RULE)
     if at >= now:
         return at
     import logging
@@ -257,8 +257,12 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
 
 
-def _wall_s(option: str, value: Any, settings: Settings, rule: str = _WHEN_RULE) -> float:
-    """A datetime or ISO text as wall seconds. One without a zone is read in `timezone`, which is UTC unless set."""
+def wall_s(option: str, value: Any, settings: Settings, rule: str = _WHEN_RULE) -> float:
+    """A datetime or ISO text as wall seconds. One without a zone is read in `timezone`, which is UTC unless set.
+
+    Raises:
+        InvalidCall: it is neither; `rule` says what can be given.
+    """
     from datetime import datetime
 
     if isinstance(value, str):

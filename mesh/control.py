@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, Protocol, TypedDict
 
 from mesh.bodies import decode_call
+from mesh.dead_letters import DeadLetters
 from mesh.exceptions import UndecodableBody
 from mesh.ids import to_text
 from mesh.interfaces import ControlLink
 from mesh.messages import Flag, Replies
+from mesh.settings import Settings
 
 #: How long a node may take to answer before it counts as missing, in seconds. Answers take a millisecond; as in Celery.
 DEFAULT_TIMEOUT_S: Final = 1.0
@@ -22,6 +24,11 @@ class Source(Protocol):
     @property
     def client(self) -> ControlLink:
         """The client in use now."""
+        ...
+
+    @property
+    def settings(self) -> Settings:
+        """The settings as they stand."""
         ...
 
 
@@ -75,6 +82,27 @@ class Control:
             RouterUnreachable: there is no router, or it did not answer in time.
         """
         return self._source.client.request("status", {}, None, timeout).values
+
+    def dead_letters(
+        self,
+        ids: str | Iterable[str] | None = None,
+        *,
+        task: str | None = None,
+        cause: str | None = None,
+        since: Any = None,
+        until: Any = None,
+        timeout: float = DEFAULT_TIMEOUT_S,
+    ) -> DeadLetters:
+        """The tasks that were given up and for which all holds that is said; to `list()`, `replay()` or `purge()`.
+
+        `ids` are those of the calls, or one of them; `task` is a task's name; `cause` a word such as "crashed" or
+        a part of the reason; `since` and `until` are datetimes, ISO 8601 texts, or timedeltas for so long ago.
+
+        Raises:
+            InvalidCall: an id, name, cause or time that is none.
+        """
+        source = self._source
+        return DeadLetters(source.client, source.settings, ids, task, cause, since, until, timeout)
 
 
 class Inspect:

@@ -44,7 +44,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("inheritance",),
     ("router", "node", "slot", "client"),
     ("beat", "events"),
-    ("canvas", "results", "control"),
+    ("canvas", "results", "control", "dead_letters"),
     ("task",),
     ("app",),
     ("sim.*",),

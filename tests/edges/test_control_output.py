@@ -13,6 +13,7 @@ import pytest
 from mesh import bodies, ids
 from mesh.control import Control
 from mesh.messages import Flag, Replies
+from mesh.settings import Settings
 from mesh_cli import inspect as inspect_command
 from mesh_cli import status as status_command
 from mesh_cli import text
@@ -34,6 +35,7 @@ class Link:
 
 class App(NamedTuple):
     client: Link
+    settings: Settings = Settings()
 
 
 def row(**changes: Any) -> dict[str, Any]:

@@ -226,29 +226,20 @@ death(lambda: os.kill(os.getpid(), 9))
 """
 
 
-def _mounts() -> Iterator[tuple[int, Path]]:
-    """(version, mount point) of what counts memory here."""
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        mount = oom._mount(line)
-        for version in (1, 2):
-            if mount is not None and oom._counts_memory(mount, version):
-                yield version, Path(mount.point)
-
-
-@pytest.fixture(params=[1, 2])
-def small_cgroup(request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A cgroup of each version with room for 96 MiB, where the machine lets root have one."""
-    version = request.param
-    root = dict(_mounts()).get(version)
-    if root is None:
-        pytest.skip(f"needs a cgroup of version {version} that counts memory")
+@pytest.fixture
+def small_cgroup() -> Iterator[Path]:
+    """A cgroup with room for 96 MiB, of the version that counts memory here."""
+    here = oom.find(Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text())
+    if here is None:
+        pytest.skip("needs a cgroup that counts memory")
+    root = Path(here.folders[-1])
     folder = root / f"mesh-test-{uuid.uuid4().hex[:12]}"
     try:
         folder.mkdir()
     except OSError as error:
         pytest.skip(f"needs to make a cgroup in {root}: {error.strerror}")
     try:
-        limit = folder / oom._FILES[version][1]
+        limit = folder / oom._FILES[here.version][1]
         if not limit.exists():
             pytest.skip(f"needs the memory controller in {root}/cgroup.subtree_control")
         limit.write_text(str(LIMIT))
@@ -257,6 +248,7 @@ def small_cgroup(request: pytest.FixtureRequest) -> Iterator[Path]:
         folder.rmdir()
 
 
+@pytest.mark.root
 def test_the_kernels_own_kill_is_told_with_its_figures(small_cgroup: Path) -> None:
     # When a process in it wants more than there is, and a second one is killed by hand
     command = [sys.executable, "-c", HUNGRY, str(small_cgroup / "cgroup.procs")]
