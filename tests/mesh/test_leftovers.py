@@ -14,7 +14,7 @@ from tests.mesh.proj import tasks
 from tests.mesh.running import DEADLINE_S, Host, Process, eventually
 
 #: What a mesh keeps when all have gone: the tag in its ids, two locks, and what a router on demand had to say.
-KEPT = {"owner.tag", "router.lock", "start.lock", "router.log"}
+KEPT = {"journal.db", "owner.tag", "router.lock", "start.lock", "router.log"}
 
 #: A program that has had a result, and stays.
 STAY = """
@@ -107,7 +107,7 @@ def test_what_died_while_no_router_was_there_is_cleaned_up_by_the_next_one(host:
     eventually(lambda: "ready" in router.said)
 
     # Then only its own files are there
-    assert host.files() == KEPT | {"router.sock", "control.sock"}
+    assert host.files() == KEPT | {"router.sock", "control.sock", "journal.db-wal", "journal.db-shm"}
 
 
 @pytest.mark.parametrize("age_s", [0, 60])

@@ -15,7 +15,7 @@ import numpy
 import pytest
 
 from mesh import Mesh, current_app
-from mesh.exceptions import NotRegistered, QueueFull, TaskRevokedError, TimeoutError, UnserialisableArgument
+from mesh.exceptions import NotRegistered, TaskIdTaken, TaskRevokedError, TimeoutError, UnserialisableArgument
 from tests.mesh.proj import tasks
 from tests.mesh.running import DEADLINE_S, Host, eventually
 
@@ -288,7 +288,7 @@ def test_an_id_that_is_taken_is_refused():
     first = tasks.echo.apply_async(("first",), task_id=chosen, confirm=True)
 
     # When another is sent under it
-    with pytest.raises(QueueFull, match="is taken"):
+    with pytest.raises(TaskIdTaken, match="is taken"):
         tasks.echo.apply_async(("second",), task_id=chosen, confirm=True)
 
     # Then the first is untouched

@@ -58,6 +58,16 @@ def note(path: str, word: str) -> str:
 
 
 @app.task
+def register(path: str, number: int, us: int = 0) -> int:
+    """Appends to a file which call began in which process, when, and lasts for so long."""
+    line = f"{number} {os.getpid()} {time.time():.6f}\n".encode()
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(fd, line)
+    os.close(fd)
+    return work.run(number, us) if us else number
+
+
+@app.task
 def touch(path: str) -> int:
     Path(path).touch()
     return os.getpid()
