@@ -20,12 +20,17 @@ class Ended(NamedTuple):
 
 
 class Bench:
-    """A dispatch and what it says has ended."""
+    """A dispatch and what it says has ended, or changed."""
 
-    def __init__(self, budgets=BUDGETS):
+    def __init__(self, budgets=BUDGETS, resident_max=1_000_000):
         self.ended: list[Ended] = []
-        self.dispatch = Dispatch(budgets, self._note)
+        #: Sequences of tasks that are not as they were published, in the order in which that was told.
+        self.changed: list[int] = []
+        self.dispatch = Dispatch(budgets, resident_max, self._note, self._note_change)
         self.count = 0
+
+    def _note_change(self, task):
+        self.changed.append(ids.sequence_of(task.task_id))
 
     def _note(self, task, kind, reason):
         self.ended.append(Ended(ids.sequence_of(task.task_id), kind, reason))
@@ -61,12 +66,23 @@ class Bench:
         return consumer
 
     def assign(self, now=START):
-        """{consumer: sequences of the tasks it is granted now}."""
-        grants = self.dispatch.assign(now)
-        assert len({grant.consumer.peer for grant in grants}) == len(grants), "one grant per consumer"
-        for grant in grants:
-            assert [grant.consumer.held[grant.first_lease + n] for n in range(len(grant.tasks))] == grant.tasks
-        return {grant.consumer.peer.decode(): sequences(grant.tasks) for grant in grants}
+        """{consumer: sequences of the tasks it is granted now}. The journal marks at once what is to be marked."""
+        granted: dict[str, list[int]] = {}
+        while True:
+            grants = self.dispatch.assign(now)
+            assert len({grant.consumer.peer for grant in grants}) == len(grants), "one grant per consumer"
+            for grant in grants:
+                assert [grant.consumer.held[grant.first_lease + n] for n in range(len(grant.tasks))] == grant.tasks
+                granted.setdefault(grant.consumer.peer.decode(), []).extend(sequences(grant.tasks))
+            if not self.clear():
+                return granted
+
+    def clear(self):
+        """The journal has marked what may run at most once. Its sequences."""
+        cleared, self.dispatch.to_clear = self.dispatch.to_clear, []
+        for task in cleared:
+            del self.dispatch.clearing[task.task_id]
+        return sequences(cleared)
 
     def ends(self, consumer, now=START, runtime_us=100):
         """The first lease of a consumer ends with an outcome."""

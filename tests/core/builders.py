@@ -6,23 +6,29 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from mesh import ids
+from mesh import codec, ids
 from mesh import messages as m
 from mesh.clock import Now
 from mesh.core.dispatch import Budgets
-from mesh.core.effects import Effect, Persist, RemovePage, RemoveReplySocket, Send, SendControl, WatchProcess
+from mesh.core.effects import Commit, Effect, Fetch, RemovePage, RemoveReplySocket, Send, SendControl, WatchProcess
 from mesh.core.identity import Identity
+from mesh.core.intake import Bounds
+from mesh.core.ledger import LAZY_S
 from mesh.core.owner import Arrival, Limits, Owner
+from mesh.core.recovery import Pages, Recovered
 from mesh.core.task import Task
 from mesh.exceptions import MeshError
-from mesh.messages import Durability, Flag
+from mesh.messages import Flag
 from mesh.states import Status
+from tests.core.fake_journal import FakeJournal
 
 OWNER_TAG = b"owner!"
 BOOT = b"bootboot"
 MESH = "default"
 PREFIX = ids.prefix(OWNER_TAG, 1)
 BUDGETS = Budgets(crash=3, lost=20)
+#: A host on which nothing runs.
+NO_PAGES = Pages([], set(), True)
 #: The wall clock is this far ahead of the monotonic one.
 WALL_OFFSET_S = 1_000_000.0
 
@@ -86,7 +92,12 @@ class Peer:
 
     def says(self, *messages: m.Message, frames: tuple[m.Buffer, ...] = ()) -> None:
         """Sends messages that arrive together."""
-        self.router.receive([Arrival(self.control, self.address, message, frames) for message in messages])
+        self.router.receive([self.arrival(message, frames) for message in messages])
+
+    def arrival(self, message: m.Message, frames: tuple[m.Buffer, ...] = ()) -> Arrival:
+        """A message of this peer, as it comes in."""
+        raw = codec.encode(message) if isinstance(message, m.Publish) else b""
+        return Arrival(self.control, self.address, message, frames, raw)
 
     def take(self, kind: type[Any]) -> list[Any]:
         """Removes and returns what it was told of this kind."""
@@ -235,24 +246,26 @@ class Node(Peer):
 
 
 class Router:
-    """An owner, its clock, and its peers. Does what the owner wants done."""
+    """An owner, its clock, its journal, and its peers. Does what the owner wants done."""
 
     def __init__(
         self,
         *,
         tasks_max: int = 1_000_000,
+        bytes_max: int = 1 << 40,
         result_expires_s: float | None = None,
         results_max_bytes: int = 1 << 30,
         budgets: Budgets = BUDGETS,
-        durability: Durability = Durability.NONE,
+        journaled: bool = True,
+        resident_max: int = 1_000_000,
+        journal: FakeJournal | None = None,
+        mono_s: float = 100.0,
     ) -> None:
-        limits = Limits(tasks_max, result_expires_s, results_max_bytes, budgets)
+        bounds = Bounds(tasks_max, bytes_max)
+        limits = Limits(bounds, result_expires_s, results_max_bytes, budgets, resident_max, journaled=journaled)
         self.owner = Owner(Identity(MESH, "/mesh", OWNER_TAG, BOOT, 1, "0.1"), limits, as_text)
-        self.mono_s = 100.0
-        self.durability = durability
-        #: None: everything is journaled at once. Else the numbers that wait for `commit`.
-        self.uncommitted: list[int] | None = None
-        self.persisted: list[Persist] = []
+        self.mono_s = mono_s
+        self.journal = FakeJournal() if journal is None else journal
         self.peers: dict[tuple[bool, bytes], Peer] = {}
         self.watched: list[int] = []
         #: What it was told to remove, in order.
@@ -308,12 +321,28 @@ class Router:
         """A watched process ends."""
         self._do(self.owner.process_ended(pid, begun, self.now))
 
+    def recover(self, pages: Pages = NO_PAGES) -> Recovered:
+        """It has just started, and reads its journal and the slot pages."""
+        recovered, effects = self.owner.recover(*self.journal.passes(), pages, self.now)
+        self._do(effects)
+        return recovered
+
+    def settles(self, seconds: float = LAZY_S) -> None:
+        """Time passes until the journal holds all that has happened."""
+        while not self.owner.ledger.is_settled:
+            self.passes(seconds)
+
     def commit(self, count: int | None = None) -> None:
-        """The journal holds the next batches."""
-        assert self.uncommitted is not None
-        for number in self.uncommitted[:count]:
-            self._do(self.owner.committed(number, self.durability, self.now))
-        self.uncommitted = self.uncommitted[count:] if count is not None else []
+        """The journal takes the commit under way, and then those that follow at once: so many in all."""
+        done = 0
+        while self.journal.under_way is not None and (count is None or done < count):
+            done += 1
+            self._do(self.owner.committed(self.journal.take(), self.now))
+
+    def fail(self, reason: str = "no space left on device") -> None:
+        """The journal can't take the commit under way."""
+        assert self.journal.under_way is not None
+        self._do(self.owner.commit_failed(self.journal.under_way.number, reason, self.now))
 
     def _do(self, effects: list[Effect]) -> None:
         for effect in effects:
@@ -325,12 +354,23 @@ class Router:
                 self.watched.append(effect.pid)
             elif isinstance(effect, RemovePage | RemoveReplySocket):
                 self.removed.append(effect)
-            else:
-                self.persisted.append(effect)
-                if self.uncommitted is None:
-                    self._do(self.owner.committed(effect.number, self.durability, self.now))
+            elif isinstance(effect, Commit):
+                self.journal.hand(effect)
+        self._answer(effects)
+
+    def _answer(self, effects: list[Effect]) -> None:
+        """What the disk says, once everything else is done."""
+        for effect in effects:
+            if isinstance(effect, Commit) and self.journal.failure:
+                self._do(self.owner.commit_failed(effect.number, self.journal.failure, self.now))
+            elif isinstance(effect, Commit) and not self.journal.waits:
+                self._do(self.owner.committed(self.journal.take(), self.now))
+            elif isinstance(effect, Fetch):
+                self.journal.fetched.append(effect.number)
+                if effect.number in self.journal.unreadable:
+                    self._do(self.owner.not_fetched(effect.number, self.now))
                 else:
-                    self.uncommitted.append(effect.number)
+                    self._do(self.owner.fetched(effect.number, self.journal.read(effect.number), self.now))
 
     def _tell(self, control: bool, address: bytes, message: m.Message, frames: tuple[m.Buffer, ...] = ()) -> None:
         peer = self.peers.get((control, address))

@@ -14,17 +14,34 @@ def caller(checked):
 def test_confirms_are_cumulative_and_told_once(caller):
     # Given calls that were journaled in pieces, and one that was refused
     for first, last in ((1, 3), (6, 7), (4, 5)):
-        caller.unconfirmed.add_range(first, last)
-    caller.refused.append([8, "it is full"])
+        caller.reached(Durability.JOURNALED, first, last)
+    caller.refused.append([8, "full", "it is full"])
     caller.confirm_by(10.0)
 
     # When they are told
-    confirm = caller.take_confirm(Durability.JOURNALED)
+    confirms = caller.take_confirms()
 
-    # Then it is all in one, and nothing is left
-    assert confirm == Confirm(Durability.JOURNALED, [[1, 7]], [[8, "it is full"]])
-    assert caller.take_confirm(Durability.JOURNALED) == Confirm(Durability.JOURNALED, [], [])
+    # Then all of a level is in one, refusals are in one of their own, and nothing is left
+    assert confirms == [
+        Confirm(Durability.JOURNALED, [[1, 7]], []),
+        Confirm(Durability.NONE, [], [[8, "full", "it is full"]]),
+    ]
+    assert caller.take_confirms() == []
     assert caller.confirm_due_mono_s is None
+
+
+def test_each_level_is_confirmed_by_itself(caller):
+    # Given calls for which different levels were reached
+    caller.reached(Durability.SYNCED, 2, 3)
+    caller.reached(Durability.NONE, 1, 1)
+    caller.reached(Durability.SYNCED, 4, 4)
+    caller.confirm_by(10.0)
+
+    # When they are told
+    confirms = caller.take_confirms()
+
+    # Then there is one message a level, in the order in which the levels were reached
+    assert confirms == [Confirm(Durability.SYNCED, [[2, 4]], []), Confirm(Durability.NONE, [[1, 1]], [])]
 
 
 @pytest.mark.parametrize(
@@ -41,8 +58,18 @@ def test_a_confirm_is_due_at_the_earliest_moment_that_was_asked_for(caller, mome
     assert caller.confirm_due_mono_s == due
 
 
-def test_the_check_finds_what_would_never_be_told():
+@pytest.mark.parametrize(
+    "untold",
+    [
+        pytest.param(lambda caller: caller.reached(Durability.NONE, 1, 1), id="a confirm"),
+        pytest.param(lambda caller: caller.refused.append([1, "full", "it is full"]), id="a refusal"),
+    ],
+)
+def test_the_check_finds_what_would_never_be_told(untold):
     caller = Caller(b"prefix", 7)
-    caller.unconfirmed.add(1)
+    caller.check()
+    untold(caller)
     with pytest.raises(AssertionError):
         caller.check()
+    caller.confirm_by(0.0)
+    caller.check()

@@ -5,7 +5,7 @@ import pytest
 from mesh import ids
 from mesh import messages as m
 from mesh.core import calls as calls_module
-from mesh.core.calls import PUBLISH_BYTES, PUBLISH_CALLS, RECEIVED_ALONG, RECONCILE_S
+from mesh.core.calls import PUBLISH_BYTES, PUBLISH_CALLS, RECEIVED_AT_ONCE, RECONCILE_S
 from mesh.exceptions import QueueFull
 from mesh.messages import Durability, Flag
 from mesh.states import Status
@@ -114,7 +114,7 @@ def test_a_refused_call_has_failed_and_says_why(calls):
     refused, taken = add(calls, 2)
 
     # When one is refused, in a confirm that covers both
-    settled = calls.confirm(confirm((1, 2), refused=[(1, "it is full")]))
+    settled = calls.confirm(confirm((1, 2), refused=[(1, m.Refused.FULL, "it is full")]))
 
     # Then only the other one counts as taken
     assert settled == [refused, taken]
@@ -229,13 +229,59 @@ def test_what_was_received_is_told_at_the_next_look(calls):
     assert calls.received_rest() is None
 
 
-def test_much_that_was_received_goes_along_with_a_publish(calls):
-    add(calls, RECEIVED_ALONG)
-    calls.results(results(*range(1, RECEIVED_ALONG)), ())
-    assert calls.received_along() is None
-    calls.results(results(RECEIVED_ALONG), ())
-    assert calls.received_along() == m.Received([[1, RECEIVED_ALONG]])
-    assert calls.received_along() is None
+def test_much_that_was_received_is_told_by_itself(calls):
+    add(calls, RECEIVED_AT_ONCE)
+    calls.results(results(*range(1, RECEIVED_AT_ONCE)), ())
+    assert calls.received_at_once() is None
+    calls.results(results(RECEIVED_AT_ONCE), ())
+    assert calls.received_at_once() == m.Received([[1, RECEIVED_AT_ONCE]])
+    assert calls.received_at_once() is None
+
+
+def test_what_was_received_goes_along_with_the_next_publish(calls):
+    # Given outcomes that have come, of which the router has not been told
+    add(calls, 3)
+    publish(calls)
+    calls.results(results(1, 2), ())
+
+    # When another call is published
+    add(calls)
+    message, _ = calls.next_publish()
+    calls.sent()
+
+    # Then it is told of them, once
+    assert message == m.Publish(False, [[4, "t", "q", 0, Flag.NONE, b"args", 0, None]], [[1, 2]])
+    assert calls.received_rest() is None
+
+
+def test_what_was_received_is_told_again_where_the_publish_was_not_sent(calls):
+    # Given a publish that takes along what was received
+    add(calls, 3)
+    publish(calls)
+    calls.results(results(1, 3), ())
+    add(calls)
+    calls.next_publish()
+
+    # When it can't be handed over, and another outcome comes
+    calls.not_sent()
+    calls.results(results(2), ())
+
+    # Then the next one tells of all
+    message, _ = calls.next_publish()
+    assert ([call[0] for call in message.calls], message.received) == ([4], [[1, 3]])
+
+
+def test_a_publish_of_calls_that_have_all_ended_takes_nothing_along(calls):
+    # Given a call that ends before it is published
+    add(calls)
+    calls.results(results(1), ())
+
+    # When the next message is made
+    message, _ = calls.next_publish()
+
+    # Then it says nothing, and the outcome is told otherwise
+    assert message == m.Publish(False, [], [])
+    assert calls.received_rest() == m.Received([[1, 1]])
 
 
 def test_the_rest_is_told_before_the_link_is_closed(calls):

@@ -55,7 +55,7 @@ class Routers:
 
     def confirm(self, lost=0.2):
         ranges = [[one, one] for one in sorted(self.known)]
-        refused = [[one, "full"] for one in sorted(self.refused)]
+        refused = [[one, m.Refused.FULL, "it is full"] for one in sorted(self.refused)]
         self.refused.clear()
         if self.rng.random() >= lost:
             self._settle(self.calls.confirm(m.Confirm(self.durability, ranges, refused)))

@@ -143,7 +143,7 @@ def test_a_known_router_gets_what_it_has_not_confirmed_and_is_asked_about_everyt
     # Given calls that were confirmed, refused, ended, and none of it
     add(calls, 4)
     publish(calls)
-    calls.confirm(confirm((1, 1), refused=[(2, "full")]))
+    calls.confirm(confirm((1, 1), refused=[(2, m.Refused.FULL, "it is full")]))
     calls.results(results(3), ())
 
     # When the link to the same router is up again

@@ -10,10 +10,14 @@ from mesh.states import Status
 
 @pytest.fixture
 def make(checked):
-    """A store with room for so many outcomes of a kibibyte."""
+    """A store with room for so many outcomes of a kibibyte. It notes in `gone` what it keeps no longer, in order."""
 
     def store(room=None, expires_s=None):
-        return checked(OutcomeStore(expires_s, 1 << 30 if room is None else room * (1024 + ENTRY_BYTES)))
+        gone = []
+        max_bytes = 1 << 30 if room is None else room * (1024 + ENTRY_BYTES)
+        made = checked(OutcomeStore(expires_s, max_bytes, lambda task_id: gone.append(int.from_bytes(task_id, "big"))))
+        made.gone = gone
+        return made
 
     return store
 
@@ -160,7 +164,7 @@ def test_what_is_forgotten_gives_its_room_back(make):
 @pytest.mark.parametrize("seed", range(6))
 def test_a_store_stays_within_its_bounds_and_drops_in_order(checked, seed):
     rng = random.Random(seed)
-    store = checked(OutcomeStore(50.0, 20_000))
+    store = checked(OutcomeStore(50.0, 20_000, lambda task_id: None))
     unreceived, received, mono_s = [], [], 0.0
     for number in range(1500):
         # Given whatever came before, when an outcome comes, is received, or time passes
@@ -192,7 +196,7 @@ def test_a_store_stays_within_its_bounds_and_drops_in_order(checked, seed):
 
 
 def test_the_check_finds_a_wrong_sum():
-    store = OutcomeStore(None, 1 << 20)
+    store = OutcomeStore(None, 1 << 20, lambda task_id: None)
     put(store, 1)
     store.stored_bytes += 1
     with pytest.raises(AssertionError):

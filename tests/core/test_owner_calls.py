@@ -3,9 +3,9 @@
 import pytest
 
 from mesh import messages as m
-from mesh.core import owner as owner_module
 from mesh.core.callers import CONFIRM_DELAY_S
-from mesh.core.effects import Persist
+from mesh.core.ledger import LINGER_S
+from mesh.core.records import RowKind
 from mesh.messages import Durability
 from mesh.states import Status
 from tests.core.builders import BOOT
@@ -74,8 +74,12 @@ def test_repeated_calls_are_confirmed_and_not_run_twice(router):
     client.take(m.Confirm)
     client.publishes(*records, client.record())
 
-    # Then they are confirmed again, and only the new one is new
-    assert client.confirmed() == [[1, 4]]
+    # Then they are confirmed again, at the level that holds: none for what has ended. And only the new one is new
+    assert client.take(m.Confirm) == [
+        m.Confirm(Durability.NONE, [[1, 1]], []),
+        m.Confirm(Durability.JOURNALED, [[2, 3]], []),
+        m.Confirm(Durability.JOURNALED, [[4, 4]], []),
+    ]
     assert [client.id(n) for n in (2, 3, 4)] == list(router.owner.dispatch.open)
 
 
@@ -124,8 +128,9 @@ def test_what_a_stranger_says_is_answered_with_need_hello(router, message):
 # --- confirms ------------------------------------------------------------------------------------
 
 
-def test_confirms_wait_a_little_and_are_then_told_together(router):
-    # Given a client that does not wait for its confirms
+def test_confirms_wait_a_little_and_are_then_told_together(make_router):
+    # Given a client that does not wait for its confirms, of a router without a journal
+    router = make_router(journaled=False)
     client = router.client()
 
     # When it makes calls in several messages
@@ -142,17 +147,34 @@ def test_confirms_wait_a_little_and_are_then_told_together(router):
     assert router.owner.next_deadline_mono_s() is None
 
 
+def test_the_confirm_of_what_is_to_be_journaled_comes_when_the_commit_has_waited_for_others(router):
+    # Given a client that does not wait for its confirms, and calls that are to be journaled
+    client = router.client()
+
+    # When it makes calls in several messages
+    for _ in range(3):
+        client.publishes(client.record(), client.record(), now=False)
+    router.passes(LINGER_S * 0.9)
+    assert (client.confirmed(), router.journal.commits) == ([], [])
+    assert router.owner.next_deadline_mono_s() == 100.0 + LINGER_S
+    router.passes(LINGER_S * 0.2)
+
+    # Then one commit holds all, and one confirm covers them
+    assert client.confirmed() == [[1, 6]]
+    assert len(router.journal.commits) == 1
+    assert router.owner.next_deadline_mono_s() is None
+
+
 def test_a_confirm_that_is_waited_for_comes_at_once_and_takes_the_others_along(router):
     client = router.client()
     client.publishes(client.record(), now=False)
     client.publishes(client.record(), now=True)
-    assert sorted(client.confirmed()) == [[1, 1], [2, 2]]
+    assert client.confirmed() == [[1, 2]]
 
 
-def test_nothing_is_confirmed_before_the_journal_holds_it(make_router):
+def test_nothing_is_confirmed_before_the_journal_holds_it(router):
     # Given a journal that takes its time
-    router = make_router(durability=Durability.JOURNALED)
-    router.uncommitted = []
+    router.journal.waits = True
     client = router.client()
 
     # When a call is made, and long after it is journaled
@@ -166,7 +188,7 @@ def test_nothing_is_confirmed_before_the_journal_holds_it(make_router):
 
 
 def test_a_slow_journal_makes_no_busy_loop(router):
-    router.uncommitted = []
+    router.journal.waits = True
     client = router.client()
     client.publishes(client.record(), now=True)
     router.passes(1.0)
@@ -176,16 +198,17 @@ def test_a_slow_journal_makes_no_busy_loop(router):
 
 
 def test_what_is_journaled_after_a_confirm_is_confirmed_too(router):
-    # Given two calls, of which the journal holds the first when the confirm is due
-    router.uncommitted = []
+    # Given two calls, of which the journal holds the first
+    router.journal.waits = True
     client = router.client()
+    client.publishes(client.record(), now=True)
     client.publishes(client.record(), now=False)
-    client.publishes(client.record(), now=False)
-    router.commit(1)
     router.passes(CONFIRM_DELAY_S)
+    router.commit(1)
     assert client.confirmed() == [[1, 1]]
 
     # When it holds the second
+    router.passes(LINGER_S)
     router.commit()
 
     # Then that is told as well
@@ -193,17 +216,18 @@ def test_what_is_journaled_after_a_confirm_is_confirmed_too(router):
 
 
 def test_a_confirm_that_is_due_goes_when_the_journal_holds_its_calls(router):
-    router.uncommitted = []
+    router.journal.waits = True
     client = router.client()
     client.publishes(client.record(), now=False)
-    router.mono_s += CONFIRM_DELAY_S
+    router.passes(LINGER_S)
+    assert client.confirmed() == []
     router.commit()
     assert client.confirmed() == [[1, 1]]
 
 
 def test_calls_with_gaps_between_them_wait_for_their_own_record(router):
     # Given calls in two messages, the second of which leaves some out
-    router.uncommitted = []
+    router.journal.waits = True
     client = router.client()
     records = [client.record() for _ in range(5)]
     client.publishes(records[0])
@@ -233,8 +257,9 @@ def test_a_client_that_comes_back_gets_the_confirms_it_missed(router):
     assert again.confirmed() == [[1, 1]]
 
 
-def test_a_confirm_of_one_client_leaves_that_of_another_due(router):
-    # Given two clients, of which only one waits for its confirm
+def test_a_confirm_of_one_client_leaves_that_of_another_due(make_router):
+    # Given two clients of a router without a journal, of which only one waits for its confirm
+    router = make_router(journaled=False)
     first, second = router.client(1), router.client(2)
     second.publishes(second.record(), now=False)
     first.publishes(first.record(), now=True)
@@ -249,7 +274,7 @@ def test_a_confirm_of_one_client_leaves_that_of_another_due(router):
 
 
 def test_a_caller_that_asks_is_told_of_nothing_that_the_journal_does_not_hold(router):
-    router.uncommitted = []
+    router.journal.waits = True
     client = router.client()
     client.publishes(client.record(), now=True)
     client.says(m.Reconcile([[1, 1]]))
@@ -270,24 +295,23 @@ def test_a_lost_confirm_is_told_again_when_the_caller_asks(router):
 # --- what is journaled ---------------------------------------------------------------------------
 
 
-def test_one_batch_is_one_record_for_the_journal(router):
+def test_what_happens_at_the_same_time_is_one_commit(router):
     # Given a client and a slot that holds a task
     client, slot = router.client(), router.slot()
     first = client.call()
-    router.persisted.clear()
 
     # When its outcome and further calls arrive together
     records = [client.record(), client.record()]
     outcome, publish = slot.outcome(first), m.Publish(True, records)
-    router.receive(
-        [
-            owner_module.Arrival(False, slot.address, outcome),
-            owner_module.Arrival(False, client.address, publish),
-        ]
-    )
+    router.receive([slot.arrival(outcome), client.arrival(publish)])
 
-    # Then all of it is one effect, under the next number
-    assert router.persisted == [Persist(2, ((client.prefix, records),), (first,))]
+    # Then all of it is in the next commit, and the first row goes: nothing stands in it any more
+    assert [commit.number for commit in router.journal.commits] == [1, 2]
+    assert router.journal.last() == {
+        RowKind.TASKS: [[client.prefix, records, []]],
+        RowKind.OUTCOMES: [[first, Status.SUCCESS, b"done", [], router.now.wall_s, None, False]],
+    }
+    assert router.journal.commits[-1].removed == [[1, 1]]
 
 
 def test_what_is_refused_is_neither_journaled_nor_confirmed(make_router):
@@ -301,10 +325,10 @@ def test_what_is_refused_is_neither_journaled_nor_confirmed(make_router):
     client.publishes(client.record())
 
     # Then only what was taken is
-    assert [persist.published for persist in router.persisted] == [((client.prefix, records[:2]),)]
+    assert [row.records for row in router.journal.rows(RowKind.TASKS)] == [[[client.prefix, records[:2], []]]]
     confirms = client.take(m.Confirm)
     assert [one for confirm in confirms for one in confirm.confirmed] == [[1, 2]]
-    assert [sequence for confirm in confirms for sequence, _ in confirm.refused] == [3, 4, 5]
+    assert [sequence for confirm in confirms for sequence, *_ in confirm.refused] == [3, 4, 5]
 
 
 # --- refusals ------------------------------------------------------------------------------------
@@ -312,7 +336,7 @@ def test_what_is_refused_is_neither_journaled_nor_confirmed(make_router):
 
 def refusals(client):
     """{sequence: reason} of what was refused since it looked last."""
-    return dict(one for confirm in client.take(m.Confirm) for one in confirm.refused)
+    return {sequence: reason for confirm in client.take(m.Confirm) for sequence, _, reason in confirm.refused}
 
 
 def test_a_full_router_refuses_and_takes_again_when_there_is_room(make_router):

@@ -3,6 +3,8 @@
 from mesh import messages as m
 from mesh.core.crew import CAUSE_S
 from mesh.core.dispatch import Budgets
+from mesh.core.records import RowKind
+from mesh.ids import to_text
 from mesh.messages import Flag
 from mesh.states import Status
 
@@ -203,7 +205,7 @@ def test_an_early_acknowledged_task_fails_with_the_slot_that_had_begun_it(router
     assert failure.status is Status.FAILURE
     assert failure.error == (
         "WorkerLostError: task t was given up: it had begun and may run at most once: "
-        "its process was ended by signal 9 (SIGKILL)"
+        f'its process was ended by signal 9 (SIGKILL). See "mesh dead show {to_text(first)}".'
     )
     assert other.looks() == [second]
 
@@ -222,10 +224,13 @@ def test_a_task_beyond_its_crash_budget_fails_and_names_the_causes(make_router):
 
     # Then it has failed with both causes, and though its result is ignored, that is told
     assert client.failures()[task_id].error == (
-        "WorkerLostError: task t was given up: 2 deliveries died: signal 9; exit 3"
+        "WorkerLostError: task t was given up: it took down 2 slots, and crash_budget is 1: signal 9; exit 3. "
+        f'See "mesh dead show {to_text(task_id)}".'
     )
     assert task_id in router.owner.outcomes
-    assert router.persisted[-1].ended == (task_id,)
+    router.settles()
+    assert router.journal.ids(RowKind.OUTCOMES) == {}
+    assert len(router.journal.rows(RowKind.DEAD)) == 1
     assert node.slot().holds() == []
 
 
@@ -286,4 +291,6 @@ def test_a_node_that_leaves_in_order_loses_nothing(router, client):
     node.says(m.Bye("the node ends"))
     assert router.owner.membership.nodes == {}
     assert router.owner.dispatch.consumers == {}
+    assert not router.owner.is_idle()  # the journal does not know yet
+    router.settles()
     assert router.owner.is_idle()

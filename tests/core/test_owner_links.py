@@ -4,7 +4,7 @@ import pytest
 
 from mesh import messages as m
 from mesh.core.effects import RemovePage, RemoveReplySocket
-from mesh.messages import Flag
+from mesh.messages import Durability, Flag
 from tests.core.builders import BOOT, OWNER_TAG, Peer
 
 CLIENT_INFO = {"ended_upto": 0}
@@ -192,8 +192,9 @@ def test_what_a_client_says_has_ended_is_not_taken_again(router):
     # When calls of before arrive late
     client.calls(10)
 
-    # Then they are confirmed and not run
-    assert client.confirmed() == [[1, 10]]
+    # Then they are confirmed and not run, and not journaled
+    assert client.take(m.Confirm) == [m.Confirm(Durability.NONE, [[1, 10]], [])]
+    assert router.journal.commits == []
     assert router.owner.dispatch.open == {}
 
 
@@ -285,11 +286,12 @@ def test_the_page_of_a_node_without_slots_is_removed_when_it_dies(router):
     assert router.removed == [RemovePage("n1.page")]
 
 
-def test_the_page_of_a_node_that_leaves_in_order_is_its_own_concern(router):
+def test_the_page_of_a_node_that_leaves_in_order_is_removed(router):
     node = router.node("n1")
     node.says(m.Bye("the node ends"))
+    assert router.removed == [RemovePage("n1.page")]
     router.process_ended(node.pid)
-    assert router.removed == []
+    assert router.removed == [RemovePage("n1.page")]
 
 
 def test_the_death_of_a_stranger_changes_nothing(router):
@@ -333,9 +335,11 @@ def test_a_router_with_tasks_or_outcomes_that_somebody_may_come_for_is_not_idle(
     node.says(m.Bye("the node ends"))
     assert not router.owner.is_idle()
 
-    # Then the router is idle once the client has come for the outcome
+    # Then the router is idle once the client has come for the outcome, and the journal knows
     again = router.client(pid=7)
     again.says(m.Received([[1, 1]]), m.Bye("done"))
+    assert not router.owner.is_idle()
+    router.settles()
     assert router.owner.is_idle()
 
 
@@ -344,6 +348,7 @@ def test_nobody_will_come_for_the_failure_of_a_task_whose_result_is_ignored(rout
     client.call(flags=Flag.IGNORE_RESULT, options={"expires": router.now.wall_s + 1})
     router.passes(1.0)
     client.says(m.Bye("done"))
+    router.settles()
     assert router.owner.is_idle()
 
 

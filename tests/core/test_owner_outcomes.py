@@ -3,7 +3,8 @@
 import pytest
 
 from mesh import messages as m
-from mesh.messages import Flag
+from mesh.core.records import RowKind
+from mesh.messages import Durability, Flag
 from mesh.states import Status
 
 # --- results -------------------------------------------------------------------------------------
@@ -22,7 +23,8 @@ def test_an_ignored_result_is_neither_sent_nor_kept(router):
     task_id = client.call(flags=Flag.IGNORE_RESULT)
     slot.ends(task_id)
     assert (client.results(), task_id in router.owner.outcomes) == ({}, False)
-    assert router.persisted[-1].ended == (task_id,)
+    router.settles()
+    assert (router.journal.tasks(), router.journal.ids(RowKind.OUTCOMES)) == ({}, {})
 
 
 def test_a_client_that_comes_back_is_given_what_it_missed(router):
@@ -194,7 +196,10 @@ def test_an_outcome_that_came_before_its_call_needs_no_room(make_router):
     slot, client = router.slot(last_lease=40, queues=("other",)), router.client()
     slot.says(m.Outcomes([[33, client.id(2), Status.SUCCESS, 5, b"value", 0, True]]))
     client.calls(2)
-    assert client.confirmed() == [[1, 2]]
+    assert client.take(m.Confirm) == [
+        m.Confirm(Durability.NONE, [[2, 2]], []),
+        m.Confirm(Durability.JOURNALED, [[1, 1]], []),
+    ]
     assert list(client.results()) == [client.id(2)]
 
 

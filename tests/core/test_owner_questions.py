@@ -4,7 +4,7 @@ import pytest
 
 from mesh import messages as m
 from mesh.core import intake as intake_module
-from mesh.core import owner as owner_module
+from mesh.core.owner import SWEEP_S
 from mesh.messages import Flag
 from mesh.states import Status
 from tests.core.builders import wall
@@ -182,9 +182,8 @@ def test_clients_longest_gone_are_forgotten_first_and_connected_ones_never(route
     assert len(last.results()) == 1
 
 
-def test_names_and_ids_of_what_is_past_are_forgotten_now_and_then(make_router, monkeypatch):
-    # Given a router that looks for them often, a custom id, a queue and an early outcome, all of them past
-    monkeypatch.setattr(owner_module, "FORGET_EVERY", 1)
+def test_names_and_ids_of_what_is_past_are_forgotten_now_and_then(make_router):
+    # Given a custom id, a queue and an early outcome, all of them past
     router = make_router(result_expires_s=1.0)
     client, slot = router.client(), router.slot()
     kept = client.call(queue="kept", options={"id": "kept"})
@@ -193,10 +192,11 @@ def test_names_and_ids_of_what_is_past_are_forgotten_now_and_then(make_router, m
     past = router.slot(queues=("past",))
     past.dies()
     assert set(router.owner.intake.custom) == {"kept", "past"}
-    router.passes(1.0)
+    router.passes(SWEEP_S - 0.1)
+    assert set(router.owner.intake.custom) == {"kept", "past"}
 
-    # When anything more is journaled
-    slot.ends(client.call())
+    # When it is time to look for them
+    router.passes(0.1)
 
     # Then only what is in use is known
     assert router.owner.intake.custom == {"kept": kept}

@@ -4,11 +4,19 @@ import pytest
 
 from mesh import messages as m
 from mesh.core.credit import BLOCKED_S, STALE_BUSY_S, STALE_S
+from mesh.core.ledger import NEWS_LINGER_S
 from mesh.core.runs import RECEIPT_DELAY_S
 from mesh.messages import Flag
+from mesh.states import Status
 from tests.core.builders import Peer
 
 # --- leases and receipts -------------------------------------------------------------------------
+
+
+def until_receipts_are_told(router):
+    """The journal gets to hold the outcomes; then receipts wait for tasks that take them along."""
+    router.passes(NEWS_LINGER_S)
+    router.passes(RECEIPT_DELAY_S)
 
 
 def test_leases_are_numbered_on_from_what_the_slot_has_seen(router, client):
@@ -29,22 +37,24 @@ def test_a_receipt_is_told_once(router, client):
     # Given two slots, of which one has its receipt
     first, second = router.slot(), router.slot()
     first.ends(client.call())
-    router.passes(RECEIPT_DELAY_S)
+    until_receipts_are_told(router)
     assert first.take(m.Receipt) == [m.Receipt(1)]
 
     # When the other one gets its own
     client.calls(2)
     second.ends()
-    router.passes(RECEIPT_DELAY_S)
+    until_receipts_are_told(router)
 
     # Then the first hears nothing
     assert (first.take(m.Receipt), second.take(m.Receipt)) == ([], [m.Receipt(1)])
 
 
 def test_receipts_go_along_with_tasks(router, client):
-    # Given a slot with an outcome that has no receipt
+    # Given a slot with an outcome that the journal holds, and that has no receipt
     slot = router.slot()
     slot.ends(client.call())
+    router.passes(NEWS_LINGER_S)
+    slot.looks()
     assert slot.receipts == []
 
     # When it gets more
@@ -61,6 +71,7 @@ def test_receipts_go_along_with_tasks(router, client):
 def test_a_receipt_without_company_waits_a_little(router, client):
     slot = router.slot()
     slot.ends(*client.calls(3))
+    router.passes(NEWS_LINGER_S)
     assert router.owner.next_deadline_mono_s() == router.mono_s + RECEIPT_DELAY_S
     router.passes(RECEIPT_DELAY_S)
     slot.looks()
@@ -73,11 +84,11 @@ def test_a_receipt_covers_no_lease_behind_one_that_is_held(router, client):
     first, second, third = client.calls(3)
     slot.ends(first)
     slot.ends(third)
-    router.passes(RECEIPT_DELAY_S)
+    until_receipts_are_told(router)
     slot.looks()
     assert slot.receipts == [1]
     slot.ends(second)
-    router.passes(RECEIPT_DELAY_S)
+    until_receipts_are_told(router)
     slot.looks()
     assert slot.receipts == [1, 3]
 
@@ -89,7 +100,7 @@ def test_returned_leases_are_receipted_and_leased_anew(router, client):
     slot.says(m.Returned([2, 3]))
     assert slot.looks() == ids[1:]
     slot.ends(ids[0])
-    router.passes(RECEIPT_DELAY_S)
+    until_receipts_are_told(router)
     slot.looks()
     assert slot.receipts[-1] == 3
 
@@ -245,23 +256,45 @@ def test_a_slot_that_joins_over_another_link_is_one_slot(router, client):
     assert node.slot(1).holds() == [task_id]
 
 
-def test_what_a_slot_that_joins_anew_has_seen_may_have_run_and_is_not_charged(router, client):
-    # Given a slot that has seen a task, and may run another at most once
+def test_what_a_slot_that_joins_anew_has_run_stays_with_it_until_it_tells_how_that_ended(router, client):
+    # Given a slot that has run two tasks, one of which may run at most once, and has not begun a third
     node = router.node()
     slot = node.slot(0, pid=7)
     late = client.call()
     once = client.call(flags=Flag.EARLY_ACK)
     unseen = client.call()
     assert slot.holds() == [late, once, unseen]
+    outcomes = [slot.outcome(late), slot.outcome(once)]
 
-    # When it joins over another link
+    # When it joins over another link, and says which outcomes it has without a receipt
+    again = node.slot(0, pid=7, link=2, last_lease=2, unreceipted=[[1, 2]])
+
+    # Then it keeps these leases, and no other slot gets them
+    assert list(router.owner.dispatch.consumers[again.address].held) == [1, 2]
+    assert node.slot(1).holds() == [unseen]
+
+    # And when it tells the outcomes, nothing runs a second time, and nobody is charged
+    again.says(*outcomes)
+    assert client.results() == {late: (Status.SUCCESS, b"done"), once: (Status.SUCCESS, b"done")}
+    assert (list(router.owner.dispatch.open), again.holds()) == ([unseen], [])
+    assert router.owner.dispatch.open[unseen].attempt == 0
+
+
+def test_what_a_slot_that_joins_anew_has_no_outcome_of_has_not_begun_there(router, client):
+    # Given a slot that was sent two tasks, and lost them with its link
+    node = router.node()
+    slot = node.slot(0, pid=7)
+    first = client.call()
+    once = client.call(flags=Flag.EARLY_ACK)
+    assert slot.holds() == [first, once]
+
+    # When it joins over another link and has nothing to tell, though it has seen both leases
     again = node.slot(0, pid=7, link=2, last_lease=2)
 
-    # Then the one that may run twice does, with what it has not seen, and the other one is lost
-    assert again.holds() == [late, unseen]
-    assert client.failures()[once].error.startswith("WorkerLostError")
-    task = router.owner.dispatch.open[late]
-    assert (task.attempt, task.crashes, task.losses) == (1, 0, 0)
+    # Then both go out again, under new numbers, as if for the first time
+    assert again.holds() == [first, once]
+    assert list(again.held) == [3, 4]
+    assert [assignment.attempt for assignment in again.held.values()] == [0, 0]
 
 
 def test_a_hello_over_an_earlier_link_that_arrives_late_changes_nothing(router, client):

@@ -3,6 +3,7 @@
 import pytest
 
 from mesh.core.credit import DOUBT_S, STALE_BUSY_S, STALE_S
+from mesh.core.dispatch import CRASHED, MAY_HAVE_RUN, NODE_LOST
 from mesh.messages import Flag
 from tests.core.bench import START, Ended
 from tests.core.builders import at, wall
@@ -257,19 +258,19 @@ def test_what_may_run_at_most_once_fails_with_its_slot_if_it_may_have_begun(benc
     bench.dispatch.lost(b"slot", begun, "signal 9", node_lost=False)
 
     # Then those that may have begun are lost, with the cause, and the others go back
-    assert sorted((one.sequence, one.kind) for one in bench.ended) == [(number, "lost") for number in failed]
+    assert sorted((one.sequence, one.kind) for one in bench.ended) == [(number, MAY_HAVE_RUN) for number in failed]
     assert all("at most once: signal 9" in one.reason for one in bench.ended)
     assert bench.waiting() == again
 
 
 @pytest.mark.parametrize(
-    ("node_lost", "budgets"),
+    ("node_lost", "budgets", "kind", "why"),
     [
-        pytest.param(False, (2, 0), id="crashes"),
-        pytest.param(True, (0, 2), id="losses"),
+        pytest.param(False, (2, 0), CRASHED, "it took down 3 slots, and crash_budget is 2", id="crashes"),
+        pytest.param(True, (0, 2), NODE_LOST, "it was lost with 3 nodes, and lost_budget is 2", id="losses"),
     ],
 )
-def test_a_task_survives_as_many_deaths_as_its_budget_allows(make_bench, node_lost, budgets):
+def test_a_task_survives_as_many_deaths_as_its_budget_allows(make_bench, node_lost, budgets, kind, why):
     # Given a task that takes its holder with it each time, and a budget of two for that
     bench = make_bench(*budgets)
     bench.accept()
@@ -282,7 +283,7 @@ def test_a_task_survives_as_many_deaths_as_its_budget_allows(make_bench, node_lo
         bench.dispatch.lost(b"slot%d" % number, 1, f"death {number}", node_lost=node_lost)
 
     # Then the third death is beyond the budget, and all causes are named
-    assert bench.ended == [Ended(1, "lost", "3 deliveries died: death 1; death 2; death 3")]
+    assert bench.ended == [Ended(1, kind, f"{why}: death 1; death 2; death 3")]
     assert bench.dispatch.open == {}
 
 

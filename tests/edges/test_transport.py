@@ -85,6 +85,11 @@ def link(make: Workshop, door: Door) -> Link:
 
 def at_door(door: Door) -> tuple[bytes, Message, tuple[Any, ...]]:
     """The next message at a door."""
+    return at_door_with_header(door)[:3]
+
+
+def at_door_with_header(door: Door) -> tuple[bytes, Message, tuple[Any, ...], Any]:
+    """The same, and its header as it came."""
     poller = Poller()
     poller.add(door)
     assert poller.wait(DEADLINE_S), "nothing came"
@@ -281,7 +286,7 @@ def at_door_after_malformed(door: Door) -> Message:
     give_up = time.monotonic() + DEADLINE_S
     while not came and time.monotonic() < give_up:
         poller.wait(1.0)
-        came += [message for _, message, _ in door.receive()]
+        came += [message for _, message, *_ in door.receive()]
     return came[0]
 
 
