@@ -211,7 +211,7 @@ def beginnings_of(path: str) -> list[Beginnings]:
             page = os.pread(fd, size, 0)
         finally:
             os.close(fd)
-    except OSError:
+    except (OSError, ValueError):
         return []
     slots = len(page) // (RECORD_BYTES + BEGINNINGS * _BEGINNING.size)
     return [_beginnings(page, slots, slot) for slot in range(slots)]
