@@ -286,6 +286,10 @@ class WorkerLostError(TaskError):
     """The process that ran the task died, more often than the crash budget allows."""
 
 
+class TaskTooOld(TaskError):
+    """The task waited for a slot for longer than `queue_max_age`, and was given up."""
+
+
 class TaskRevokedError(TaskError):
     """The task was revoked or expired before it began."""
 

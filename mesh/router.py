@@ -300,7 +300,7 @@ def _limits(settings: Settings) -> Limits:
         bounds=Bounds(settings.queue_max_tasks, settings.queue_max_bytes),
         result_expires_s=settings.result_expires,
         results_max_bytes=settings.results_max_bytes,
-        budgets=Budgets(settings.crash_budget, settings.lost_budget),
+        budgets=Budgets(settings.crash_budget, settings.lost_budget, settings.queue_max_age),
         resident_max=settings.queue_resident,
         dead_max=settings.dead_letters_max,
         dead_max_bytes=settings.dead_letters_max_bytes,

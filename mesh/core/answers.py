@@ -7,14 +7,14 @@ from typing import Final
 
 from mesh import messages as m
 from mesh.core.callers import Caller
-from mesh.core.dispatch import EXPIRED
+from mesh.core.dispatch import EXPIRED, TOO_OLD
 from mesh.core.leases import Consumer
 from mesh.core.ledger import Ledger
 from mesh.core.outbox import Outbox
 from mesh.core.outcomes import OutcomeStore, Stored
 from mesh.core.sequences import SequenceSet
 from mesh.core.task import Task
-from mesh.exceptions import MeshError, ResultExpired, TaskRevokedError, WorkerLostError
+from mesh.exceptions import MeshError, ResultExpired, TaskRevokedError, TaskTooOld, WorkerLostError
 from mesh.ids import OWNER_TAG_BYTES, PREFIX_BYTES, sequence_of, to_text
 from mesh.messages import Flag
 from mesh.states import Status
@@ -83,7 +83,9 @@ class Answers:
             status: int = Status.REVOKED
             error: MeshError = TaskRevokedError(f"task {task.name} was not run: {reason}")
         else:
-            status, error = Status.FAILURE, WorkerLostError(f"task {task.name} was given up: {reason}")
+            failure = TaskTooOld if kind == TOO_OLD else WorkerLostError
+            see = f'"mesh dead show {task.custom_id or to_text(task.task_id)}"'
+            status, error = Status.FAILURE, failure(f"task {task.name} was given up: {reason}. See {see}.")
         kept = bool(task.flags & Flag.KEEP_RESULT)
         stored = Stored(status, self._encode_failure(error), (), self._outbox.now.mono_s, kept, task.custom_id)
         self.store(task.task_id, task, stored, delivered=False)

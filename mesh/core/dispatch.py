@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
 from mesh.clock import Now
+from mesh.core.ages import Ages
 from mesh.core.credit import (
     BLOCKED_S,
     DOUBT_S,
@@ -25,7 +26,7 @@ from mesh.core.leases import Consumer, Kind
 from mesh.core.ready import Block, ReadyQueue
 from mesh.core.schedule import Schedule
 from mesh.core.sequences import SequenceSet
-from mesh.core.task import NO_ROW, Begun, Task
+from mesh.core.task import NO_ROW, Begun, Task, in_words
 from mesh.ids import PREFIX_BYTES, sequence_of
 from mesh.messages import Buffer, Flag, Ranges
 from mesh.states import Phase
@@ -40,16 +41,18 @@ class Grant(NamedTuple):
 
 
 class Budgets(NamedTuple):
-    """How many charged deliveries a task survives."""
+    """How many charged deliveries a task survives, and how long it may wait."""
 
     crash: int
     lost: int
+    max_age_s: float | None = None  #: None: for ever
 
 
 #: Why a task is over without an outcome of a slot: words of `DeadLetter.cause`, and EXPIRED.
 CRASHED: Final = "crashed"  #: beyond `crash_budget`
 NODE_LOST: Final = "node lost"  #: beyond `lost_budget`
 MAY_HAVE_RUN: Final = "may have run"  #: may run at most once, and had begun
+TOO_OLD: Final = "too old"  #: beyond `queue_max_age`
 DAMAGED: Final = "damaged"  #: the journal's row of it can't be read
 EXPIRED: Final = "expired"
 #: Tasks that may run at most once and are marked in the journal together, before any of them goes out.
@@ -94,6 +97,8 @@ class Dispatch:
         #: The same consumers by queue, in order of arrival.
         self._by_queue: dict[str, list[Consumer]] = {}
         self.schedule = Schedule()
+        #: None where tasks may wait for ever: then it costs nothing.
+        self.ages = Ages(budgets.max_age_s) if budgets.max_age_s is not None else None
         self.estimates = Estimates()
         #: Tasks in READY, all queues together.
         self.ready_count = 0
@@ -105,6 +110,8 @@ class Dispatch:
         self.open[task.task_id] = task
         self.body_bytes += len(task.body) if not task.frames else task.body_bytes
         options = task.options
+        if self.ages is not None:
+            self.ages.waits(task, max(now.wall_s, (options or {}).get("eta", 0.0)))
         if options is None:
             self._push(task)
             return
@@ -125,10 +132,13 @@ class Dispatch:
         if task.options is not None and "expires" in task.options:
             self.schedule.expire(task, task.options["expires"])
         task.phase = Phase.LEASED
+        if self.ages is not None:
+            self.ages.waits(task, 0.0)  # it does not, which is seen at once
         consumer.holds_from_before(lease, task)
 
-    def accept_block(self, block: Block) -> None:
+    def accept_block(self, block: Block, now: Now) -> None:
         """Takes a batch that need not be in memory."""
+        block.accepted_wall_s = now.wall_s
         self._queue(block.queue).push_block(block)
         self.paged.setdefault(block.prefix, SequenceSet()).add_range(block.first, block.last)
         self.paged_count += len(block)
@@ -141,6 +151,8 @@ class Dispatch:
         self._queue(block.queue).unfold(block, tasks)
         for task in tasks:
             self.open[task.task_id] = task
+            if self.ages is not None:
+                self.ages.waits(task, block.accepted_wall_s)
         self.paged[block.prefix].discard_range(block.first, block.last)
         if not self.paged[block.prefix]:
             del self.paged[block.prefix]
@@ -182,7 +194,10 @@ class Dispatch:
         if task.phase is Phase.READY:
             self.ready_count -= 1
             task.phase = Phase.DONE
-            self._queue(task.queue).ended()
+            queue = self._queue(task.queue)
+            queue.ended()
+            if queue.paged:
+                self._hungry.add(queue.name)
         else:
             task.move(Phase.DONE)
         self._closed(task)
@@ -190,6 +205,8 @@ class Dispatch:
     def _closed(self, task: Task) -> None:
         del self.open[task.task_id]
         self.body_bytes -= len(task.body) if not task.frames else task.body_bytes
+        if self.ages is not None:
+            self.ages.forget(task.task_id)
 
     def outcome(self, consumer: Consumer, lease: int, task_id: bytes, now: Now, runtime_us: int) -> Task | None:
         """Ends a lease with an outcome and its task with it; None where it is not held so, or the task has ended."""
@@ -211,6 +228,8 @@ class Dispatch:
             return None
         task.started_wall_s = 0.0
         self._expires_again(task)
+        if self.ages is not None:
+            self.ages.waits(task, max(now.wall_s, eta_wall_s))
         if eta_wall_s > now.wall_s:
             task.move(Phase.WAITING)
             self.schedule.wait(task, eta_wall_s)
@@ -312,11 +331,15 @@ class Dispatch:
         task.begun_in_vain()
         if charged:
             task.charge(cause, node_lost=node_lost)
+        budgets = self._budgets
         if task.flags & Flag.EARLY_ACK:
             self.give_up(task, MAY_HAVE_RUN, f"it had begun and may run at most once: {cause}")
-        elif task.crashes > self._budgets.crash or task.losses > self._budgets.lost:
-            kind = CRASHED if task.crashes > self._budgets.crash else NODE_LOST
-            self.give_up(task, kind, f"{task.crashes + task.losses} deliveries died: {'; '.join(task.causes or ())}")
+        elif task.crashes > budgets.crash:
+            took = f"it took down {_counted(task.crashes, 'slot')}, and crash_budget is {budgets.crash}"
+            self.give_up(task, CRASHED, f"{took}: {in_words(task.causes or ())}")
+        elif task.losses > budgets.lost:
+            lost = f"it was lost with {_counted(task.losses, 'node')}, and lost_budget is {budgets.lost}"
+            self.give_up(task, NODE_LOST, f"{lost}: {in_words(task.causes or ())}")
         else:
             self._requeue([task])
             self._changed(task)
@@ -348,9 +371,15 @@ class Dispatch:
     # --- time ------------------------------------------------------------------------------------
 
     def tick(self, now: Now) -> None:
-        """Readies what is due and ends what has expired before it began."""
-        if not self.schedule:
-            return
+        """Readies what is due, and ends what has expired or waited too long before it began."""
+        if self.schedule:
+            self._tick_schedule(now)
+        if self.ages is not None:
+            for task in self.ages.too_old(now.wall_s):
+                waited = f"it waited for a slot for more than {self.ages.max_age_s:g} s, which is queue_max_age"
+                self.give_up(task, TOO_OLD, waited)
+
+    def _tick_schedule(self, now: Now) -> None:
         for task in self.schedule.due(now.wall_s):
             task.move(Phase.READY)
             self._push(task)
@@ -396,11 +425,16 @@ class Dispatch:
             blocked = (consumer.blocked_until_mono_s for consumer in self.consumers.values())
             moments += [moment for moment in blocked if moment > now.mono_s]
         due = min(moments) if moments else None
-        wall = self.schedule.next_wall_s() if self.schedule else None
+        wall = self._next_wall_s()
         if wall is None:
             return due
         scheduled = now.mono_s + wall - now.wall_s
         return scheduled if due is None else min(due, scheduled)
+
+    def _next_wall_s(self) -> float | None:
+        wall = self.schedule.next_wall_s() if self.schedule else None
+        oldest = self.ages.next_wall_s() if self.ages is not None else None
+        return wall if oldest is None or (wall is not None and wall < oldest) else oldest
 
     # --- placement -------------------------------------------------------------------------------
 
@@ -537,6 +571,9 @@ class Dispatch:
         for queue in self.queues.values():
             queue.check()
         self.schedule.check()
+        if self.ages is not None:
+            self.ages.check()
+            assert len(self.ages) == len(self.open)
         self.estimates.check()
         by_phase: dict[Phase, int] = dict.fromkeys(Phase, 0)
         for task in self.open.values():
@@ -574,3 +611,7 @@ def _fits(consumer: Consumer, expected_us: int, body_bytes: int) -> bool:
 
 def _widest(consumer: Consumer) -> int:
     return max(task.expected_us for task in consumer.held.values())
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -256,7 +256,7 @@ class Intake:
         if self._ledger.refusal or not self._has_room(len(block), block.body_bytes):
             return False
         caller.seen.add_range(first, last)
-        self.dispatch.accept_block(block)
+        self.dispatch.accept_block(block, self._outbox.now)
         level = Durability.SYNCED if flags & Flag.SYNCED else Durability.JOURNALED
         self._journal(caller, calls, raw, block, block.body_bytes, level, urgent=urgent)
         return True

@@ -22,7 +22,10 @@ HUNGRY: Final = 8192
 class Block:
     """A published batch of like tasks that need not be in memory: one queue, one priority, no options, no frames."""
 
-    __slots__ = ("body_bytes", "calls", "first", "last", "prefix", "priority", "queue", "row", "tasks", "wanted")
+    __slots__ = (
+        *("accepted_wall_s", "body_bytes", "calls", "first", "last", "prefix", "priority", "queue", "row"),
+        *("tasks", "wanted"),
+    )
 
     def __init__(self, prefix: bytes, calls: list[list[Any]], body_bytes: int) -> None:
         self.prefix = prefix
@@ -34,6 +37,8 @@ class Block:
         self.queue: str = calls[0][2]
         self.priority: int = calls[0][3]
         self.body_bytes = body_bytes
+        #: Since when it waits.
+        self.accepted_wall_s = 0.0
         #: As in Task.
         self.row = 0
         #: What has been made of it, once it is not a block any more.

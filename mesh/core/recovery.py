@@ -206,7 +206,7 @@ class Recovery:
             if block is not None:
                 block.row, block.calls = row.number, None
                 facts.add_block(block)
-                self._dispatch.accept_block(block)
+                self._dispatch.accept_block(block, now)
                 continue
             at = 0
             for sequence, name, queue, priority, flags, body, n_frames, options in calls:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum
+from itertools import groupby
 from typing import Any
 
 from mesh.exceptions import IllegalTransition
@@ -122,3 +124,9 @@ MAX_CAUSES = 32
 NO_ROW = -1
 #: The row of a dead letter that is replayed: it gets one of its own.
 REVIVED = -2
+
+
+def in_words(causes: Iterable[str]) -> str:
+    """What ended deliveries, oldest first; the same over and over is said once: `signal 9 (3 times); exit code 1`."""
+    counted = [(cause, len(list(same))) for cause, same in groupby(causes)]
+    return "; ".join(cause if count == 1 else f"{cause} ({count} times)" for cause, count in counted)

@@ -3,6 +3,7 @@
 import pytest
 
 from mesh import messages as m
+from mesh.core import ready
 from mesh.core.crew import CAUSE_S
 from mesh.messages import Flag
 from mesh.states import Status
@@ -149,3 +150,27 @@ def test_the_end_of_a_slot_is_not_for_another_node_to_tell(router, client):
     # Then the task still waits for the slot's own node, and goes on without it in the end
     router.passes(CAUSE_S)
     assert waiting.looks() == [task_id]
+
+
+def test_what_is_on_disk_behind_tasks_that_expire_has_its_turn(make_router, monkeypatch):
+    # Given a long queue whose tasks in memory expire, and whose end is on disk
+    monkeypatch.setattr(ready, "HUNGRY", 100)
+    router = make_router(resident_max=8)
+    client = router.client()
+    for _ in range(17):
+        client.calls(64, options={"expires": wall(router.mono_s + 10.0)})
+    for _ in range(3):
+        client.calls(64)
+    router.settles()
+    assert router.owner.dispatch.paged_count == 3 * 64
+
+    # When they have expired and a slot comes
+    router.passes(10.0)
+    slot = router.slot()
+
+    # Then it runs the others
+    ran = 0
+    while slot.holds():
+        ran += len(slot.held)
+        slot.ends()
+    assert ran == 3 * 64

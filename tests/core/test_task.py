@@ -2,7 +2,7 @@
 
 import pytest
 
-from mesh.core.task import MAX_CAUSES
+from mesh.core.task import MAX_CAUSES, in_words
 from mesh.exceptions import IllegalTransition
 from mesh.messages import Flag
 from mesh.states import PHASE_MOVES, Phase
@@ -80,3 +80,16 @@ def test_a_custom_id_is_an_option():
     assert make_task(1).custom_id is None
     assert make_task(1, eta=5.0).custom_id is None
     assert make_task(1, id="order-17").custom_id == "order-17"
+
+
+@pytest.mark.parametrize(
+    ("causes", "words"),
+    [
+        pytest.param([], "", id="none"),
+        pytest.param(["a"], "a", id="one"),
+        pytest.param(["a", "b", "a"], "a; b; a", id="in their order"),
+        pytest.param(["a", "a", "a", "b", "a"], "a (3 times); b; a", id="the same in a row"),
+    ],
+)
+def test_causes_are_put_into_words(causes, words):
+    assert in_words(causes) == words
