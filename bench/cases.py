@@ -170,6 +170,7 @@ CASES: tuple[Case, ...] = (
             Metric("all", "B", "router PSS a task beyond the body, all"),
             Metric("router", "MiB", "router PSS, full"),
             Metric("fill_rate", "tasks/s", "queued and confirmed, a block at a time"),
+            Metric("recover", "s", "found again after kill -9"),
             Metric("drain", "s", "drained by a node"),
             Metric("drain_rate", "tasks/s", "drain"),
         ),

@@ -97,7 +97,9 @@ def idle(system: protocol.System, sizes: Sizes, scratch: Path) -> Figures:
 
 
 def memory(system: protocol.Hoarder, sizes: Sizes, scratch: Path) -> Figures:
-    """Bytes of router PSS per queued task beyond its body, while all are resident and at the end; then the drain."""
+    """Bytes of router PSS per queued task beyond its body, while all are resident and at the end; how long a router
+    takes that finds them in the journal of one that was killed; then the drain.
+    """
     marks = new_marks(scratch / "memory")
     router = system.start_router(marks)
     resident = min(sizes.queued_tasks, RESIDENT_TASKS)
@@ -106,6 +108,7 @@ def memory(system: protocol.Hoarder, sizes: Sizes, scratch: Path) -> Figures:
     resident_bytes = _settled_pss(router, sizes) - empty_bytes
     fill_s += _seconds(lambda: system.hoard(sizes.queued_tasks - resident, marks))
     all_bytes = _settled_pss(router, sizes) - empty_bytes
+    recover_s = _seconds(system.replace_router)
     drain_s = _seconds(lambda: _drain(system, sizes, marks))
     body_bytes = system.body_bytes(marks)
     return {
@@ -113,6 +116,7 @@ def memory(system: protocol.Hoarder, sizes: Sizes, scratch: Path) -> Figures:
         "all": all_bytes / sizes.queued_tasks - body_bytes,
         "router": (empty_bytes + all_bytes) / _MIB,
         "fill_rate": sizes.queued_tasks / fill_s,
+        "recover": recover_s,
         "drain": drain_s,
         "drain_rate": sizes.queued_tasks / drain_s,
     }

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 #: {command: what it does}. The module of the same name holds it as `command`.
 COMMANDS: Final = {
     "call": "Call a task by its name.",
+    "control": "Change what the mesh does: revoke calls.",
     "dead": "See what was given up, and run it again or throw it away.",
     "demo": "Show mesh at work, on a mesh of its own that is gone afterwards.",
     "inspect": "Ask the nodes what they do.",

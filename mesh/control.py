@@ -7,8 +7,8 @@ from typing import Any, Final, Protocol, TypedDict
 
 from mesh.bodies import decode_call
 from mesh.dead_letters import DeadLetters
-from mesh.exceptions import UndecodableBody
-from mesh.ids import to_text
+from mesh.exceptions import MeshError, OptionNotAvailable, UndecodableBody
+from mesh.ids import from_text, to_text
 from mesh.interfaces import ControlLink
 from mesh.messages import Flag, Replies
 from mesh.settings import Settings
@@ -103,6 +103,35 @@ class Control:
         """
         source = self._source
         return DeadLetters(source.client, source.settings, ids, task, cause, since, until, timeout)
+
+    def revoke(
+        self,
+        task_id: str | Iterable[str],
+        *,
+        terminate: bool = False,
+        signal: Any = None,
+        timeout: float = DEFAULT_TIMEOUT_S,
+    ) -> dict[str, str]:
+        """Ends calls that have not begun, as REVOKED: `{id: what became of it}`.
+
+        "revoked": it will not run. "recalled": a slot holds it; it is taken back, or runs on where it has begun.
+        "ended": too late. "unknown": no call of this mesh. The router keeps it in mind across its own death.
+
+        Raises:
+            OptionNotAvailable: `terminate` or `signal`: mesh can't end what runs yet.
+        """
+        if terminate or signal is not None:
+            raise OptionNotAvailable("control.revoke", "terminate", "a running task runs on; stop its node to end it")
+        return revoke(self._source.client, [task_id] if isinstance(task_id, str) else list(task_id), timeout)
+
+
+def revoke(client: ControlLink, task_ids: list[str], timeout: float) -> dict[str, str]:
+    """As `Control.revoke`."""
+    asked = {from_text(one) or one: one for one in task_ids}
+    replies = client.request("revoke", {"ids": list(asked)}, None, timeout)
+    for error in replies.errors.values():
+        raise MeshError(error)
+    return {asked[one]: fate for one, fate in replies.values["router"]["fates"]}
 
 
 class Inspect:

@@ -32,6 +32,11 @@ class ResultSource(Protocol):
         ...
 
     @property
+    def control(self) -> Any:
+        """What asks the router to revoke."""
+        ...
+
+    @property
     def tasks(self) -> Any:
         """{name: Task}"""
         ...
@@ -162,6 +167,14 @@ class AsyncResult(Generic[R]):
         if pending.failure is not None and pending.ending is None:
             raise _clean(pending.failure)
         return pending.confirmed or pending.ending is not None
+
+    def revoke(self, *, timeout: float = 1.0) -> str:
+        """Ends the call where it has not begun; whoever waits gets TaskRevokedError. What became of it, in a word.
+
+        As `app.control.revoke`.
+        """
+        fate: str = self._source.control.revoke(self.id, timeout=timeout)[self.id]
+        return fate
 
     @property
     def durability(self) -> str | None:

@@ -16,10 +16,10 @@ from types import FrameType
 from typing import Any, Final
 
 from mesh import clock, locate, messages, slot_page, transport
+from mesh.core.admission import Bounds
 from mesh.core.dispatch import Budgets
 from mesh.core.effects import Commit, Effect, Fetch, RemovePage, RemoveReplySocket, Send, SendControl, WatchProcess
 from mesh.core.identity import Identity
-from mesh.core.intake import Bounds
 from mesh.core.owner import Arrival, Limits, Owner
 from mesh.core.recovery import Pages
 from mesh.exceptions import JournalUnavailable, MalformedMessage, MeshError

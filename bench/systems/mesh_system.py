@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -130,6 +131,14 @@ class MeshSystem:
             last = self._call_ticks_in_a_block(min(TASKS_PER_BLOCK, tasks - first), path)
             last.confirmed(timeout=self._timeout_s)
 
+    def replace_router(self) -> None:
+        pid = self._status()["router"]["pid"]
+        os.kill(pid, signal.SIGKILL)
+        deadline_s = time.monotonic() + self._timeout_s
+        while self._status().get("router", {}).get("pid") in (None, pid):
+            if time.monotonic() > deadline_s:
+                raise TimeoutError(f"no router has answered {self._timeout_s:g} s after another was killed")
+
     def body_bytes(self, path: Path) -> int:
         return len(msgpack.packb([[str(path)], {}]))
 
@@ -169,7 +178,8 @@ class MeshSystem:
     def _status(self) -> dict[str, Any]:
         """What the router says. The exit code is not looked at: it tells that there is no node, which may be so."""
         command = [sys.executable, "-m", "mesh", "-b", self._url, "status", "--json"]
-        status: dict[str, Any] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=False).stdout)
+        said = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False).stdout
+        status: dict[str, Any] = json.loads(said) if said.strip() else {}
         return status
 
     def _get_all(self, results: Sequence[Any] | deque[Any]) -> list[Any]:

@@ -89,4 +89,7 @@ class Hoarder(System, Protocol):
 
     def body_bytes(self, path: Path) -> int: ...
 
+    def replace_router(self) -> None:
+        """Kills the router, and returns when another one answers."""
+
     def start_node(self) -> None: ...

@@ -7,7 +7,7 @@ from typing import Final
 
 from mesh import messages as m
 from mesh.core.callers import Caller
-from mesh.core.dispatch import EXPIRED, TOO_OLD
+from mesh.core.dispatch import EXPIRED, REVOKED, TOO_OLD
 from mesh.core.leases import Consumer
 from mesh.core.ledger import Ledger
 from mesh.core.outbox import Outbox
@@ -79,7 +79,7 @@ class Answers:
 
     def ended_without_slot(self, task: Task, kind: str, reason: str) -> None:
         """A task was given up, or was not begun in time. `kind` is one of the words of `dispatch`."""
-        if kind == EXPIRED:
+        if kind in (EXPIRED, REVOKED):
             status: int = Status.REVOKED
             error: MeshError = TaskRevokedError(f"task {task.name} was not run: {reason}")
         else:
@@ -91,6 +91,12 @@ class Answers:
         self.store(task.task_id, task, stored, delivered=False)
         if task.flags & Flag.IGNORE_RESULT:
             self.outcomes.received(task.task_id)  # kept for whoever asks, but nobody will come for it
+
+    def revoked_unseen(self, task_id: bytes) -> None:
+        """A task that is not in memory was revoked."""
+        error = TaskRevokedError(f"task {to_text(task_id)} was not run: it was revoked before it began")
+        stored = Stored(Status.REVOKED, self._encode_failure(error), (), self._outbox.now.mono_s)
+        self.store(task_id, None, stored, delivered=False)
 
     # --- who watches -----------------------------------------------------------------------------
 

@@ -237,8 +237,8 @@ class Calls:
                     self._fail(
                         entry,
                         TaskLost(
-                            f"task {to_text(task_id)} was lost: its router died, and nothing is known of it now. It may "
-                            "have run; call it again if it may run twice."
+                            f"task {to_text(task_id)} was lost: its router died, and nothing is known of it now. It "
+                            "may have run; call it again if it may run twice."
                         ),
                     )
                 )

@@ -151,7 +151,7 @@ class Crew:
             last_lease=slot.withdrawn,
         )
         consumer.quiet = True
-        consumer.recalled_upto = MAX_LEASE
+        consumer.recalled_upto = consumer.begun_upto = MAX_LEASE
         self._dispatch.join(consumer)
         self.forsaken[slot.pid] = slot.page
         self._outbox.effects.append(WatchProcess(slot.pid))

@@ -55,6 +55,7 @@ MAY_HAVE_RUN: Final = "may have run"  #: may run at most once, and had begun
 TOO_OLD: Final = "too old"  #: beyond `queue_max_age`
 DAMAGED: Final = "damaged"  #: the journal's row of it can't be read
 EXPIRED: Final = "expired"
+REVOKED: Final = "revoked"
 #: Tasks that may run at most once and are marked in the journal together, before any of them goes out.
 CLEARED_AT_ONCE: Final = 256
 #: A line shorter than this stays in memory, however full that is.
@@ -236,6 +237,9 @@ class Dispatch:
         else:
             task.move(Phase.READY)
             self._push(task)
+        if task.revoked:
+            self.give_up(task, REVOKED, "it was revoked, and asked to be run again")
+            return None
         return task
 
     def replace_body(self, task: Task, body: bytes, frames: tuple[Buffer, ...]) -> None:
@@ -275,20 +279,25 @@ class Dispatch:
 
     def join_again(self, consumer: Consumer, earlier: list[Consumer], unreceipted: Ranges) -> None:
         """A slot that was known, or whose page was, has a new link. It runs nothing; of what it has run it tells the
-        outcomes now, those of `unreceipted`; what else it was granted it will never begin.
+        outcomes now, those of `unreceipted`; what else it was granted it will never begin, unless its page says that it had.
         """
         has_run = SequenceSet(unreceipted)
         returned: list[Task] = []
+        lost: list[Task] = []
         for one in earlier:
             self.leave(one.peer)
             for lease, task in list(one.held.items()):
                 one.close(lease)
                 if lease in has_run and lease <= consumer.last_lease:
                     consumer.holds_from_before(lease, task)
+                elif lease <= one.begun_upto:
+                    lost.append(task)
                 else:
                     returned.append(task)
         consumer.recalled_upto = consumer.last_lease  # all that it holds had begun
         self._requeue(returned)
+        for task in lost:
+            self._begun_and_lost(task, "an earlier router lost its outcome", node_lost=False, charged=False)
         self.join(consumer)
 
     def returned(self, consumer: Consumer, leases: list[int]) -> None:
@@ -361,6 +370,8 @@ class Dispatch:
                 self._changed(task)
             self._queue(task.queue).push_front(task)
             self.ready_count += 1
+            if task.revoked:
+                self.give_up(task, REVOKED, "it was revoked before it began")
 
     def _expires_again(self, task: Task) -> None:
         """A task that has come back is over if it expired while it was leased."""

@@ -26,7 +26,8 @@ class SendControl(NamedTuple):
 class Commit(NamedTuple):
     """What is to be on disk, all of it or nothing. The shell answers by `committed` or `commit_failed`.
 
-    Rows are removed after rows are written. Only one is under way at a time; one that has failed is given out again, the same.
+    Rows are removed after rows are written. Only one is under way at a time; one that has failed is given out again,
+    the same.
     """
 
     number: int

@@ -4,39 +4,29 @@ from __future__ import annotations
 
 from itertools import islice
 from sys import intern
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from mesh import messages as m
 from mesh.core import inquiry
+from mesh.core.admission import Admission
 from mesh.core.answers import Answers
 from mesh.core.callers import CONFIRM_DELAY_S, Caller
-from mesh.core.dispatch import DAMAGED, Dispatch
-from mesh.core.effects import Effect, Fetch, RemoveReplySocket, Send
+from mesh.core.dispatch import Dispatch
+from mesh.core.effects import Effect, RemoveReplySocket, Send
 from mesh.core.leases import Consumer
 from mesh.core.ledger import Batch, Ledger
 from mesh.core.outbox import Outbox
+from mesh.core.paging import block_of
 from mesh.core.ready import Block
 from mesh.core.sequences import SequenceSet
 from mesh.core.task import Task
 from mesh.ids import prefix, read, stamp
 from mesh.messages import Buffer, Durability, Flag
-from mesh.states import PENDING
 
 #: Client incarnations remembered after they went; beyond it those longest gone are forgotten.
 MAX_CALLERS: Final = 100_000
 #: Sequences of one Reconcile that are looked at; a client asks for fewer at a time.
 RECONCILED_MAX: Final = 1 << 14
-#: When a row of the journal that could not be read is tried again.
-FETCH_AGAIN_S: Final = 1.0
-#: Flags that say how durable a call is to be, where it is not as usual.
-_DURABILITY: Final = Flag.TRANSIENT | Flag.SYNCED
-#: Flags with which a call stays in memory.
-_SPECIAL: Final = Flag.TRANSIENT | Flag.EARLY_ACK
-
-
-def _size(calls: list[list[Any]], frames: tuple[Buffer, ...]) -> int:
-    """Bytes of the bodies of these calls."""
-    return sum(len(call[5]) for call in calls) + sum(map(len, frames))
 
 
 def _spans(sequences: list[int]) -> list[tuple[int, int]]:
@@ -44,13 +34,6 @@ def _spans(sequences: list[int]) -> list[tuple[int, int]]:
     if sequences[-1] - sequences[0] == len(sequences) - 1:
         return [(sequences[0], sequences[-1])]
     return [(one, one) for one in sequences]
-
-
-class Bounds(NamedTuple):
-    """How much a router holds before it refuses more."""
-
-    tasks_max: int
-    bytes_max: int
 
 
 class Intake:
@@ -61,7 +44,7 @@ class Intake:
     def __init__(
         self,
         owner_tag: bytes,
-        bounds: Bounds,
+        admission: Admission,
         callers: dict[bytes, Caller],
         dispatch: Dispatch,
         answers: Answers,
@@ -74,13 +57,13 @@ class Intake:
         #: Flags that every call has.
         self._flags = Flag.NONE if journaled else Flag.TRANSIENT
         self._owner_tag = owner_tag
-        self._bounds = bounds
+        self._admission = admission
         #: {id prefix: caller}; connected or not, longest known first. `Answers` reads it too.
         self.callers = callers
         #: {routing id on the inbox link: caller}. Exactly the connected ones.
         self.connected: dict[bytes, Caller] = {}
         #: {custom id: task id}
-        self.custom: dict[str, bytes] = {}
+        self.custom = admission.custom
         #: {task id: (slot, lease)}: begun in living slots on the word of an earlier router, and not known here (yet).
         self.begun_elsewhere = begun_elsewhere
         self.dispatch = dispatch
@@ -88,8 +71,6 @@ class Intake:
         self._answers = answers
         self._ledger = ledger
         self._outbox = outbox
-        #: When rows that could not be read are tried again; None where there are none.
-        self.fetch_again_mono_s: float | None = None
         #: Not later than the first caller's confirm is due.
         self.confirm_due_mono_s: float | None = None
 
@@ -171,13 +152,12 @@ class Intake:
     def _take_calls(
         self, caller: Caller, calls: list[list[Any]], frames: tuple[Buffer, ...], raw: bytes | None, *, urgent: bool
     ) -> None:
-        key, seen, accept, now = caller.prefix, caller.seen, self.dispatch.accept, self._outbox.now
-        orphans, begun = self._answers.orphans, self.begun_elsewhere
+        key, seen, admission, own_flags = caller.prefix, caller.seen, self._admission, self._flags
         journaled: list[list[Any]] = []
         tasks: list[Task] = []
         transient: list[int] = []
-        level, at, size = Durability.JOURNALED, 0, 0
-        all_welcome = not self._ledger.refusal and self._has_room(len(calls), _size(calls, frames))
+        at = size = synced = 0
+        all_welcome = admission.welcomes(calls, frames)
         for call in calls:
             sequence, name, queue, priority, flags, body, n_frames, options = call
             own: tuple[Buffer, ...] = ()
@@ -185,40 +165,47 @@ class Intake:
                 own = frames[at : at + n_frames]
                 at += n_frames
             task_id = stamp(key, sequence)
-            if not seen.add(sequence):
-                if sequence not in caller.uncommitted:  # its confirm may have been lost
-                    caller.reached(self._level_of(task_id), sequence, sequence)
+            if not seen.add(sequence) or self._has_outcome(caller, task_id):
+                self._comes_again(caller, task_id, sequence)
                 continue
-            flags |= self._flags
-            if orphans and task_id in orphans:
-                self._answers.hand_out_orphan(caller, task_id)
-                caller.reached(Durability.NONE, sequence, sequence)
-                continue
+            task = Task(task_id, intern(name), intern(queue), priority, flags | own_flags, body, own, options)
             if options is not None or not all_welcome:
-                refused = self._refusal(task_id, flags, options)
+                refused = admission.refusal(task_id, task.flags, task.body_bytes, options)
                 if refused is not None:
                     self._refuse(caller, sequence, *refused)
                     continue
-            task = Task(task_id, intern(name), intern(queue), priority, flags, body, own, options)
-            if flags & _DURABILITY:
-                if flags & Flag.TRANSIENT:
-                    transient.append(sequence)
-                else:
-                    level = Durability.SYNCED
-            if not flags & Flag.TRANSIENT:
+            if task.flags & Flag.TRANSIENT:
+                transient.append(sequence)
+            else:
                 tasks.append(task)
                 journaled.append(call)
                 size += len(body) if not own else task.body_bytes
-            if begun and task_id in begun:
-                self.dispatch.accept_running(task, *begun.pop(task_id))
-            else:
-                accept(task, now)
-        if transient:
-            for first, last in _spans(transient):
-                caller.reached(Durability.NONE, first, last)
+                synced |= flags & Flag.SYNCED
+            self._accept(task)
+        for first, last in _spans(transient) if transient else ():
+            caller.reached(Durability.NONE, first, last)
         if tasks:
             whole = len(journaled) == len(calls)
+            level = Durability.SYNCED if synced else Durability.JOURNALED
             self._journal(caller, journaled, raw if whole else None, tasks, size, level, urgent=urgent)
+
+    def _has_outcome(self, caller: Caller, task_id: bytes) -> bool:
+        """Whether the outcome of a call that is new here has come before it."""
+        if not self._answers.orphans or task_id not in self._answers.orphans:
+            return False
+        self._answers.hand_out_orphan(caller, task_id)
+        return True
+
+    def _comes_again(self, caller: Caller, task_id: bytes, sequence: int) -> None:
+        """A call that is known: its confirm may have been lost."""
+        if sequence not in caller.uncommitted:
+            caller.reached(self._level_of(task_id), sequence, sequence)
+
+    def _accept(self, task: Task) -> None:
+        if self.begun_elsewhere and task.task_id in self.begun_elsewhere:
+            self.dispatch.accept_running(task, *self.begun_elsewhere.pop(task.task_id))
+        else:
+            self.dispatch.accept(task, self._outbox.now)
 
     def _journal(
         self,
@@ -236,120 +223,21 @@ class Intake:
             caller.uncommitted.add_range(first, last)
         self._ledger.published(caller, calls, raw, held, body_bytes, level, self._outbox.now, urgent=urgent)
 
-    # --- calls that need not be in memory --------------------------------------------------------
-
     def _page_out(
         self, caller: Caller, calls: list[list[Any]], frames: tuple[Buffer, ...], raw: bytes | None, *, urgent: bool
     ) -> bool:
         """Takes calls as one block where their queue is long enough and nothing about them is special."""
-        _, _, queue, priority, flags, _, _, _ = calls[0]
-        first, last = calls[0][0], calls[-1][0]
-        if frames or not self.dispatch.wants_paging(queue) or last - first != len(calls) - 1:
+        if not self.dispatch.wants_paging(calls[0][2]) or self._flags or self._answers.orphans or self.begun_elsewhere:
             return False
-        if (flags | self._flags) & _SPECIAL or self._answers.orphans or self.begun_elsewhere:
+        block = block_of(caller.prefix, calls, frames)
+        if block is None or caller.seen.common_with([[block.first, block.last]]):
             return False
-        if any(call[7] is not None or call[2] != queue or call[3] != priority or call[4] != flags for call in calls):
+        if not self._admission.welcomes(calls, frames):
             return False
-        if caller.seen.missing_from([[first, last]]) != [[first, last]]:
-            return False
-        block = Block(caller.prefix, calls, sum(len(call[5]) for call in calls))
-        if self._ledger.refusal or not self._has_room(len(block), block.body_bytes):
-            return False
-        caller.seen.add_range(first, last)
+        caller.seen.add_range(block.first, block.last)
         self.dispatch.accept_block(block, self._outbox.now)
-        level = Durability.SYNCED if flags & Flag.SYNCED else Durability.JOURNALED
+        level = Durability.SYNCED if calls[0][4] & Flag.SYNCED else Durability.JOURNALED
         self._journal(caller, calls, raw, block, block.body_bytes, level, urgent=urgent)
-        return True
-
-    def unfold_needed(self) -> list[Effect]:
-        """Makes tasks of the blocks that are needed; those that are on disk alone are to be read first."""
-        if self.fetch_again_mono_s is not None:
-            if self._outbox.now.mono_s < self.fetch_again_mono_s:
-                return []
-            self.fetch_again_mono_s = None
-        effects: list[Effect] = []
-        asked = set()
-        for block in self.dispatch.needed_blocks():
-            if block.calls is not None:
-                self._unfold(block, block.calls)
-            else:
-                block.wanted = True
-                if block.row not in asked:
-                    asked.add(block.row)
-                    effects.append(Fetch(block.row))
-        return effects
-
-    def fetched(self, row: int, records: list[Any] | None) -> None:
-        """A row has been read again; None where it can't be. What stands in it in blocks that are next becomes tasks."""
-        calls_of = {(prefix, calls[0][0]): calls for prefix, calls, _ in records or ()}
-        for queue in self.dispatch.queues.values():
-            for first in queue.next_blocks() if queue.paged else ():
-                block: Block | None = first
-                while block is not None and block.row == row:
-                    calls = calls_of.get((block.prefix, block.first))
-                    if calls is None:
-                        self._lose(block)
-                    else:
-                        self._unfold(block, calls)
-                    block = queue.block_behind(block)
-
-    def not_fetched(self, row: int) -> None:
-        """A row can't be read now: it is tried again in a while."""
-        self.fetch_again_mono_s = self._outbox.now.mono_s + FETCH_AGAIN_S
-        for queue in self.dispatch.queues.values():
-            for block in queue.next_blocks() if queue.paged else ():
-                if block.row == row:
-                    block.wanted = False
-
-    def _unfold(self, block: Block, calls: list[list[Any]]) -> None:
-        key = block.prefix
-        tasks = [
-            Task(stamp(key, sequence), intern(name), intern(queue), priority, flags, body, (), None)
-            for sequence, name, queue, priority, flags, body, _, _ in calls
-        ]
-        self._ledger.unfolded(block, tasks)
-        self.dispatch.unfold(block, tasks)
-
-    def _lose(self, block: Block) -> None:
-        """Its row is damaged: its callers are told, instead of waiting for ever."""
-        tasks = [
-            Task(stamp(block.prefix, sequence), "?", block.queue, block.priority, 0, b"", (), None)
-            for sequence in range(block.first, block.last + 1)
-        ]
-        self.dispatch.body_bytes -= block.body_bytes
-        self._ledger.unfolded(block, tasks)
-        self.dispatch.unfold(block, tasks)
-        for task in tasks:
-            self.dispatch.give_up(task, DAMAGED, "its row of the journal is damaged")
-
-    # --- refusals --------------------------------------------------------------------------------
-
-    def _has_room(self, n_tasks: int, n_bytes: int) -> bool:
-        dispatch, bounds = self.dispatch, self._bounds
-        return len(dispatch) + n_tasks <= bounds.tasks_max and dispatch.body_bytes + n_bytes <= bounds.bytes_max
-
-    def _refusal(self, task_id: bytes, flags: int, options: dict[str, Any] | None) -> tuple[str, str] | None:
-        """Why a call can't be taken: a code and the reason; None where it can."""
-        if not self._has_room(1, 0):
-            if len(self.dispatch) >= self._bounds.tasks_max:
-                held = f"it holds {self._bounds.tasks_max} tasks already"
-                return m.Refused.FULL, f"{held}; start more nodes, or raise queue_max_tasks"
-            held = f"it holds {self._bounds.bytes_max} bytes of arguments already"
-            return m.Refused.FULL, f"{held}; start more nodes, or raise queue_max_bytes"
-        if not flags & Flag.TRANSIENT and self._ledger.refusal:
-            return m.Refused.DISK, self._ledger.refusal
-        if options is not None and "id" in options and not self._gets_its_id(task_id, options["id"]):
-            return m.Refused.ID, f"task_id {options['id']!r} is taken; give another, or none"
-        return None
-
-    def _gets_its_id(self, task_id: bytes, custom: str) -> bool:
-        if custom in self.custom:
-            return False
-        self.custom[custom] = task_id
-        watchers = self._answers.watchers
-        for peer in watchers.pop(custom, ()):
-            watchers.setdefault(task_id, set()).add(peer)
-            self._outbox.effects.append(Send(peer, m.States(0, [[custom, task_id, PENDING, {"known": True}]])))
         return True
 
     def _refuse(self, caller: Caller, sequence: int, code: str, reason: str) -> None:
@@ -357,13 +245,6 @@ class Intake:
         caller.seen.discard(sequence)
         caller.refused.append([sequence, code, reason])
         self._confirm_by(caller, self._outbox.now.mono_s)
-
-    def forget_custom_ids(self) -> None:
-        """Frees the custom ids of tasks of which nothing is known any more."""
-        open_, outcomes = self.dispatch.open, self.outcomes
-        past = [one for one, task_id in self.custom.items() if task_id not in open_ and task_id not in outcomes]
-        for custom in past:
-            del self.custom[custom]
 
     # --- confirms --------------------------------------------------------------------------------
 

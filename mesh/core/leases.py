@@ -28,6 +28,7 @@ class Consumer:
     """One slot or peer, and its leases. Written by `Dispatch` alone."""
 
     __slots__ = (
+        "begun_upto",
         "blocked_until_mono_s",
         "busy_since_mono_s",
         "credit",
@@ -81,6 +82,8 @@ class Consumer:
         self.recalled_mono_s = 0.0
         #: Leases up to this number were recalled: those still held had begun.
         self.recalled_upto = 0
+        #: Leases up to this number had begun, as its slot page says.
+        self.begun_upto = 0
         #: Its node takes no more.
         self.quiet = False
         #: Outcomes up to this lease are stored; None when the slot has been told.

@@ -1,7 +1,8 @@
 """What is to be on disk: gathers what happened, leaves out what needs no recovery any more, hands out commits (D12).
 
 Every id has a row in which it stands: first its task, as published or as it has become; then its outcome, where that
-must outlive the router; at last none. A row goes when nothing stands in it. Rows of which little is left are written anew.
+must outlive the router; at last none. A row goes when nothing stands in it. Rows of which little is left are written
+anew.
 """
 
 from __future__ import annotations
@@ -124,8 +125,8 @@ class Facts:
         self.paged += len(block)
 
 
-#: (when it is to be written, task id, task): a task has ended, or is not as it was. The task is None where only its slot
-#: knew it. A plain tuple: there is one for each task.
+#: (when it is to be written, task id, task): a task has ended, or is not as it was. The task is None where only its
+#: slot knew it. A plain tuple: there is one for each task.
 News: TypeAlias = tuple[float, bytes, Task | None]
 
 
@@ -169,8 +170,8 @@ class Ledger:
         self.rows: dict[int, Facts] = {}
         #: {task id: row} of outcomes.
         self._outcome_rows: dict[bytes, int] = {}
-        #: {task id: row of its dead letter}. Exactly what was revived and is in no commit yet.
-        self._letter_rows: dict[bytes, int] = {}
+        #: {task id: rows of its dead letters, oldest first}. Exactly what was revived and is in no commit yet.
+        self._letter_rows: dict[bytes, list[int]] = {}
         self._written_bytes = 0
         #: Ids that have left their rows since the dead bytes were looked at.
         self._left = 0
@@ -231,12 +232,15 @@ class Ledger:
         Its dead letter goes when that is written.
         """
         task.row = REVIVED
-        self._letter_rows[task.task_id] = letter_row
+        self._letter_rows.setdefault(task.task_id, []).append(letter_row)
         self.news(task.task_id, task, now)
 
     def _write_revival(self, task_id: bytes, now: Now) -> None:
         """Instead of its dead letter there is the task again; nor is it gone, as earlier news of it may have said."""
-        self.remove(self._letter_rows.pop(task_id), now)
+        letter_row, *later = self._letter_rows.pop(task_id)
+        if later:  # it has died again meanwhile, and was revived again
+            self._letter_rows[task_id] = later
+        self.remove(letter_row, now)
         prefix = task_id[:PREFIX_BYTES]
         for gone in (self._gone, self._gone_before):
             if prefix in gone:
@@ -319,7 +323,7 @@ class Ledger:
             return None
         self.commits += 1
         self._covers = self.told - len(self._news)
-        synced = any(batch.level is Durability.SYNCED for batch in self._vouched)
+        synced = page.must_be_synced or any(batch.level is Durability.SYNCED for batch in self._vouched)
         self._under_way = Commit(self.commits, rows, removed, synced)
         return self._under_way
 
@@ -638,6 +642,8 @@ class _Page:
         self._ledger = ledger
         self._filled: dict[RowKind, tuple[int, Facts, list[Any]]] = {}
         self._numbers: set[int] = set()
+        #: It says of a task that is to survive power loss that it may have begun, and that may happen once.
+        self.must_be_synced = False
 
     def is_filling(self, number: int) -> bool:
         """Whether this is one of its rows."""
@@ -675,6 +681,7 @@ class _Page:
         task.row = number
         _add_one(facts, task.task_id, task.body_bytes)
         records.append(task_record(task))
+        self.must_be_synced |= bool(task.begun and task.flags & Flag.SYNCED)
 
     def add_outcome(self, task_id: bytes, stored: Stored, now: Now) -> None:
         """An outcome that must outlive the router."""

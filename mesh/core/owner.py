@@ -12,21 +12,24 @@ from typing import Any, Final, NamedTuple
 from mesh import messages as m
 from mesh.clock import Now
 from mesh.core import inquiry
+from mesh.core.admission import Admission, Bounds
 from mesh.core.answers import Answers
 from mesh.core.callers import Caller
 from mesh.core.crew import Crew
-from mesh.core.dispatch import EXPIRED, Budgets, Dispatch
+from mesh.core.dispatch import EXPIRED, REVOKED, Budgets, Dispatch
 from mesh.core.effects import Effect, Send, SendControl, WatchProcess
 from mesh.core.graveyard import Graveyard
 from mesh.core.identity import Identity
-from mesh.core.intake import Bounds, Intake
+from mesh.core.intake import Intake
 from mesh.core.leases import Consumer
 from mesh.core.ledger import Ledger
 from mesh.core.membership import Membership
 from mesh.core.outbox import Outbox
 from mesh.core.outcomes import OutcomeStore
+from mesh.core.paging import Paging
 from mesh.core.records import Row
 from mesh.core.recovery import Pages, Recovered, Recovery
+from mesh.core.revocation import Revocation
 from mesh.core.runs import Runs
 from mesh.core.task import Task
 from mesh.exceptions import MeshError
@@ -76,9 +79,11 @@ class Owner:
         self.answers = Answers(
             self.outcomes, callers, self.ledger, outbox, identity.owner_tag, encode_failure, begun_elsewhere
         )
+        self.admission = Admission(limits.bounds, self.dispatch, self.answers, self.ledger, outbox)
+        self.paging = Paging(self.dispatch, self.answers, self.ledger, outbox)
         self.intake = Intake(
             identity.owner_tag,
-            limits.bounds,
+            self.admission,
             callers,
             self.dispatch,
             self.answers,
@@ -90,6 +95,9 @@ class Owner:
         self.graveyard = Graveyard(limits, self.dispatch, self.outcomes, self.ledger, outbox, self.intake.custom)
         self.runs = Runs(self.dispatch, self.answers, self.ledger, self.graveyard, outbox)
         self.crew = Crew(self.dispatch, self.membership, outbox, begun_elsewhere)
+        self.revocation = Revocation(self.intake, self.dispatch, self.crew, self.ledger, outbox, self.paging.revoke)
+        #: (how many news the journal must hold, reply): what was changed on request is told when it is there for good.
+        self._promised: deque[tuple[int, SendControl]] = deque()
         #: (how many news the journal must hold, slot pages): nobody needs them then.
         self._pages: deque[tuple[int, set[str]]] = deque()
         #: `slot_of_pid(pid)`: the slot page and index of a slot process, for `process_ended`.
@@ -152,19 +160,18 @@ class Owner:
         """The journal can't take this commit now. What waits for the disk alone is let go."""
         self._outbox.now = now
         self.ledger.failed(number, reason, now)
-        self.runs.keep_promises()
         return self._flush()
 
     def fetched(self, row: int, records: list[Any] | None, now: Now) -> list[Effect]:
         """A row was read again; None where it can't be read any more."""
         self._outbox.now = now
-        self.intake.fetched(row, records)
+        self.paging.fetched(row, records)
         return self._flush()
 
     def not_fetched(self, row: int, now: Now) -> list[Effect]:
         """A row can't be read now, but maybe later."""
         self._outbox.now = now
-        self.intake.not_fetched(row)
+        self.paging.not_fetched(row)
         return self._flush()
 
     def recover(
@@ -205,7 +212,7 @@ class Owner:
             self.membership.next_deadline_mono_s(),
             self.outcomes.next_expiry_mono_s(),
             self.ledger.next_deadline_mono_s(),
-            self.intake.fetch_again_mono_s,
+            self.paging.fetch_again_mono_s,
         ):
             if moment is not None and (soonest is None or moment < soonest):
                 soonest = moment
@@ -287,9 +294,14 @@ class Owner:
             status = inquiry.status(self, now_mono_s - (self._started_mono_s or now_mono_s))
             self._outbox.effects.append(SendControl(peer, m.Replies(request.number, status, {})))
             return
-        if request.command in self.graveyard.commands:
-            values, errors = self.graveyard.answer(request.command, request.arguments)
-            self._outbox.effects.append(SendControl(peer, m.Replies(request.number, values, errors)))
+        answer = None
+        if request.command == "revoke":
+            answer = self.revocation.answer(request.arguments)
+        elif request.command in self.graveyard.commands:
+            answer = self.graveyard.answer(request.command, request.arguments)
+        if answer is not None:
+            self.ledger.hurry()
+            self._promised.append((self.ledger.told, SendControl(peer, m.Replies(request.number, *answer))))
             return
         self._outbox.effects += self.membership.request(peer, request, now_mono_s)
 
@@ -300,7 +312,7 @@ class Owner:
     # --- what the parts tell ---------------------------------------------------------------------
 
     def _task_given_up(self, task: Task, kind: str, reason: str) -> None:
-        if kind != EXPIRED:
+        if kind not in (EXPIRED, REVOKED):
             self.graveyard.bury(task, kind, reason)
         self.answers.ended_without_slot(task, kind, reason)
 
@@ -315,14 +327,17 @@ class Owner:
         if pages:
             self._pages.append((self.ledger.told, pages))
 
-    def _remove_pages(self) -> None:
+    def _keep_promises(self) -> None:
+        """The journal may hold more now."""
+        self.runs.keep_promises()
+        while self._promised and self.ledger.holds(self._promised[0][0]):
+            self._outbox.effects.append(self._promised.popleft()[1])
         while self._pages and self.ledger.holds(self._pages[0][0]):
             self._outbox.effects += self.crew.remove_pages(self._pages.popleft()[1])
 
     def _take_commit_answer(self, number: int) -> None:
         batches, synced = self.ledger.committed(number)
         self.intake.committed(batches, synced=synced)
-        self.runs.keep_promises()
         clearing = self.dispatch.clearing
         for task_id in [one for one, told in clearing.items() if self.ledger.has(told)]:
             del clearing[task_id]
@@ -352,7 +367,7 @@ class Owner:
     def _assign(self, now: Now) -> None:
         dispatch = self.dispatch
         if dispatch.paged_count:
-            self._outbox.effects += self.intake.unfold_needed()
+            self._outbox.effects += self.paging.unfold_needed()
         if dispatch.ready_count:
             for grant in dispatch.assign(now):
                 self.runs.send(grant)
@@ -369,14 +384,13 @@ class Owner:
                 self._outbox.effects.append(commit)
                 break
             self._take_commit_answer(commit.number)
-        self.runs.keep_promises()
-        self._remove_pages()
+        self._keep_promises()
 
     def _sweep(self) -> None:
         """Forgets names and ids of what is past."""
         self._last_sweep_mono_s = self._outbox.now.mono_s
         self.dispatch.forget_empty_queues()
-        self.intake.forget_custom_ids()
+        self.admission.forget_custom_ids()
         self.answers.forget_orphans()
 
     def check(self) -> None:

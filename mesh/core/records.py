@@ -54,18 +54,17 @@ def task_record(task: Task) -> list[Any]:
         task.causes,
         task.retry_reason,
         int(task.begun),
+        task.revoked,
     ]
 
 
 def task_of(record: list[Any], row: int) -> Task:
     """The task of a record."""
-    task_id, name, queue, priority, flags, body, frames, options, attempt, crashes, losses, causes, reason, begun = (
-        record
-    )
+    task_id, name, queue, priority, flags, body, frames, options, *rest = record
     task = Task(task_id, name, queue, priority, flags, body, tuple(frames), options)
-    task.attempt, task.crashes, task.losses, task.causes = attempt, crashes, losses, causes
-    task.retry_reason, task.begun, task.row = reason, Begun(begun), row
-    if attempt:
+    task.attempt, task.crashes, task.losses, task.causes, task.retry_reason, begun, task.revoked = rest
+    task.begun, task.row = Begun(begun), row
+    if task.attempt:
         task.flags |= Flag.REDELIVERED
     return task
 

@@ -9,16 +9,16 @@ from mesh.clock import Now
 from mesh.core.callers import Caller
 from mesh.core.crew import Crew, LivingSlot
 from mesh.core.dead_letters import DeadLetters
-from mesh.core.dispatch import MAY_HAVE_RUN, Dispatch
+from mesh.core.dispatch import MAY_HAVE_RUN, REVOKED, Dispatch
 from mesh.core.intake import Intake
 from mesh.core.ledger import Facts, Ledger
 from mesh.core.outcomes import Stored
+from mesh.core.paging import block_of
 from mesh.core.ready import Block
 from mesh.core.records import Row, RowKind, outcome_of, task_of
 from mesh.core.sequences import SequenceSet
 from mesh.core.task import Begun, Task
 from mesh.ids import PREFIX_BYTES, sequence_of, stamp
-from mesh.messages import Flag
 
 
 class SlotRecord(NamedTuple):
@@ -73,8 +73,8 @@ class Recovered(NamedTuple):
 
 
 class Recovery:
-    """1. Reads the rows twice: first what has become of tasks, then the tasks. 2. Leaves with their slots what these have
-    begun. 3. Gives everything else to its queue.
+    """1. Reads first what has become of tasks, then the tasks. 2. Leaves with their slots what these have begun. 3. Gives
+    everything else to its queue.
     """
 
     def __init__(
@@ -92,6 +92,7 @@ class Recovery:
         self._changed: dict[bytes, Task] = {}
         self._facts: dict[int, Facts] = {}
         self._may_have_run: list[Task] = []
+        self._revoked: list[Task] = []
         self._running = 0
         self._pages = Pages([], set(), True)
 
@@ -122,6 +123,9 @@ class Recovery:
         for number in sorted(self._facts):
             self._ledger.recovered_row(number, self._facts[number])
         self._keep_outcomes()
+        for task in self._revoked:
+            self._dispatch.accept(task, now)
+            self._dispatch.give_up(task, REVOKED, "it was revoked before it began")
         for task in self._may_have_run:
             self._dispatch.accept(task, now)
             self._dispatch.give_up(task, MAY_HAVE_RUN, "it had begun and may run at most once, and its slot is gone")
@@ -230,22 +234,13 @@ class Recovery:
                 self._knows(prefix, call[0], call[0])
 
     def _as_block(self, prefix: bytes, calls: list[list[Any]], frames: list[Any]) -> Block | None:
-        """As `Intake` pages out; and only where nothing of it has changed."""
-        _, _, queue, priority, flags, *_ = calls[0]
-        first, last = calls[0][0], calls[-1][0]
-        if frames or not self._dispatch.wants_paging(queue) or last - first != len(calls) - 1:
+        """As `Intake` pages out, where nothing of it has changed."""
+        block = block_of(prefix, calls, frames) if self._dispatch.wants_paging(calls[0][2]) else None
+        if block is None or (prefix in self._gone and self._gone[prefix].common_with([[block.first, block.last]])):
             return None
-        if flags & Flag.EARLY_ACK or (prefix in self._gone and self._gone[prefix].common_with([[first, last]])):
-            return None
-        if any(call[7] is not None or call[2] != queue or call[3] != priority or call[4] != flags for call in calls):
-            return None
-        if any(stamp(prefix, sequence) in self._stands_in for sequence in range(first, last + 1)):
-            return None
-        if self._intake.begun_elsewhere:
-            ids = (stamp(prefix, sequence) for sequence in range(first, last + 1))
-            if any(one in self._intake.begun_elsewhere for one in ids):
-                return None
-        return Block(prefix, calls, sum(len(call[5]) for call in calls))
+        begun = self._intake.begun_elsewhere
+        ids = [stamp(prefix, sequence) for sequence in range(block.first, block.last + 1)]
+        return None if any(one in self._stands_in or one in begun for one in ids) else block
 
     def _take(self, task: Task, now: Now) -> None:
         if task.custom_id is not None:
@@ -260,4 +255,7 @@ class Recovery:
             self._may_have_run.append(task)
             return
         task.begun = Begun.NO
+        if task.revoked:
+            self._revoked.append(task)
+            return
         self._dispatch.accept(task, now)

@@ -39,6 +39,7 @@ class Task:
         "priority",
         "queue",
         "retry_reason",
+        "revoked",
         "row",
         "runner",
         "started_wall_s",
@@ -79,6 +80,8 @@ class Task:
         self.retry_reason = b""
         #: The journal's row in which it stands: 0 where in none yet, NO_ROW where in none (any more) and never again.
         self.row = NO_ROW if flags & Flag.TRANSIENT else 0
+        #: It is not to begin (again).
+        self.revoked = False
         #: What the journal is told of a task that may run at most once, before it goes out.
         self.begun: Begun = Begun.NO
         #: When it began, where that is tracked; 0.0 otherwise.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import NamedTuple
 
+from mesh.core.admission import Bounds
 from mesh.core.dispatch import Budgets
-from mesh.core.intake import Bounds
 from mesh.core.owner import Limits
 from mesh.sim.client import SimClient
 from mesh.sim.kernel import Kernel
@@ -38,6 +39,8 @@ class Plan(NamedTuple):
     unconfirmed_max: int
     with_codec: bool
     with_peers: bool
+    #: Whether bounds that a short storm would never reach are set low.
+    is_small: bool = False
 
     @property
     def is_tight(self) -> bool:
@@ -54,14 +57,22 @@ class Plan(NamedTuple):
                 queues = QUEUES if number == 0 else tuple(rng.sample(QUEUES, rng.randint(1, 2)))
                 nodes.append(NodePlan(host, f"n{number}@{host}", queues, rng.choice((1, 2, 2, 4))))
         limits = Limits(
-            Bounds(rng.choice((100_000, 100_000, 100_000, 60)), 1 << 30),
+            Bounds(rng.choice((100_000, 100_000, 100_000, 60)), rng.choice((1 << 30, 1 << 30, 1 << 30, 400))),
             result_expires_s=rng.choice((None, 86_400.0)),
             results_max_bytes=rng.choice((64 << 20, 64 << 20, 64 << 20, 20_000)),
             budgets=Budgets(crash=3, lost=20),
             resident_max=rng.choice((100_000, 0)),
+            dead_max=rng.choice((10_000, 10_000, 3)),
+            journaled=rng.random() < 0.95,
         )
         return cls(
-            tuple(nodes), rng.choice((1, 2)), limits, rng.choice((10_000, 50)), rng.random() < 0.5, rng.random() < 0.3
+            tuple(nodes),
+            rng.choice((1, 2)),
+            limits,
+            unconfirmed_max=rng.choice((10_000, 10_000, 50)),
+            with_codec=rng.random() < 0.3,
+            with_peers=rng.random() < 0.3,
+            is_small=rng.random() < 0.6,
         )
 
 
@@ -77,13 +88,15 @@ class World(Kernel):
         self.peers: dict[str, SimPeer] = {}
         #: Clients that died or left, too.
         self.all_clients: list[SimClient] = []
+        #: Hosts on which nothing may start now.
+        self.down: set[str] = set()
         self.start_all()
 
     # --- starting --------------------------------------------------------------------------------
 
     def start_router(self, host: str) -> None:
         """A router, unless one runs."""
-        if host in self.routers and self.routers[host].alive:
+        if host in self.down or (host in self.routers and self.routers[host].alive):
             return
         router = self.routers[host] = SimRouter(self, host, self.plan.limits)
         if self.plan.with_peers:
@@ -93,13 +106,13 @@ class World(Kernel):
 
     def start_node(self, plan: NodePlan) -> None:
         """A node, unless it runs."""
-        if plan.name in self.nodes and self.nodes[plan.name].alive:
+        if plan.host in self.down or (plan.name in self.nodes and self.nodes[plan.name].alive):
             return
         self.nodes[plan.name] = SimNode(self, plan.host, plan.name, plan.queues, plan.slots)
 
     def start_client(self, host: str, name: str) -> None:
         """A client, unless it runs."""
-        if name in self.clients and self.clients[name].alive:
+        if host in self.down or (name in self.clients and self.clients[name].alive):
             return
         client = self.clients[name] = SimClient(self, host, name, self.plan.unconfirmed_max)
         self.all_clients.append(client)
@@ -112,6 +125,27 @@ class World(Kernel):
                 self.start_client(host, f"c{number}@{host}")
         for node in self.plan.nodes:
             self.start_node(node)
+
+    def kill_host(self, host: str, back_s: float, *, power: bool) -> None:
+        """Ends all processes of a host at once, by SIGKILL or for want of power; all start again after a while."""
+        self.down.add(host)
+        for process in self.living():
+            if process.host == host:
+                self.kill(process)
+        if power:
+            self.lose_power(host)
+        self.timeline.after(back_s, lambda: self._back(host))
+
+    def _back(self, host: str) -> None:
+        self.down.discard(host)
+        starts: list[Callable[[], None]] = [lambda: self.start_router(host)]
+        starts += [lambda one=one: self.start_node(one) for one in self.plan.nodes if one.host == host]  # type: ignore[misc]
+        starts += [
+            lambda name=f"c{number}@{host}": self.start_client(host, name)  # type: ignore[misc]
+            for number in range(self.plan.clients_per_host)
+        ]
+        for start in starts:
+            self.timeline.after(self.rng.uniform(0.0, 0.02), start)
 
     # --- who is there ----------------------------------------------------------------------------
 

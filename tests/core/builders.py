@@ -12,7 +12,7 @@ from mesh.clock import Now
 from mesh.core.dispatch import Budgets
 from mesh.core.effects import Commit, Effect, Fetch, RemovePage, RemoveReplySocket, Send, SendControl, WatchProcess
 from mesh.core.identity import Identity
-from mesh.core.intake import Bounds
+from mesh.core.admission import Bounds
 from mesh.core.ledger import LAZY_S
 from mesh.core.owner import Arrival, Limits, Owner
 from mesh.core.recovery import Pages, Recovered

@@ -70,6 +70,12 @@ def test_a_value_that_can_not_be_sent_fails_the_task_and_not_the_slot():
     assert tasks.whoami.delay().get(DEADLINE_S)["attempt"] == 0
 
 
+@pytest.mark.parametrize("level", ["none", "journaled", "synced"])
+def test_a_confirmed_call_says_what_it_survives(level: str):
+    result = tasks.add.apply_async((2, 3), durability=level, confirm=True)
+    assert (result.durability, result.get(DEADLINE_S)) == (level, 5)
+
+
 def test_a_name_that_the_node_does_not_know_is_a_failure_that_says_so(shared_app: Mesh):
     result = shared_app.send_task("proj.unheard_of", (1,))
     with pytest.raises(NotRegistered, match=r"proj\.unheard_of.*not registered"):
