@@ -6,14 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from mesh import oom
 from mesh.oom import Cgroup, OutOfMemory
+from tests.edges.cgroup import small_cgroup
 
 GIB = 1 << 30
 KILLED = int(signal.SIGKILL)
@@ -226,33 +225,12 @@ death(lambda: os.kill(os.getpid(), 9))
 """
 
 
-@pytest.fixture
-def small_cgroup() -> Iterator[Path]:
-    """A cgroup with room for 96 MiB, of the version that counts memory here."""
-    here = oom.find(Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text())
-    if here is None:
-        pytest.skip("needs a cgroup that counts memory")
-    root = Path(here.folders[-1])
-    folder = root / f"mesh-test-{uuid.uuid4().hex[:12]}"
-    try:
-        folder.mkdir()
-    except OSError as error:
-        pytest.skip(f"needs to make a cgroup in {root}: {error.strerror}")
-    try:
-        limit = folder / oom._FILES[here.version][1]
-        if not limit.exists():
-            pytest.skip(f"needs the memory controller in {root}/cgroup.subtree_control")
-        limit.write_text(str(LIMIT))
-        yield folder
-    finally:
-        folder.rmdir()
-
-
 @pytest.mark.root
-def test_the_kernels_own_kill_is_told_with_its_figures(small_cgroup: Path) -> None:
-    # When a process in it wants more than there is, and a second one is killed by hand
-    command = [sys.executable, "-c", HUNGRY, str(small_cgroup / "cgroup.procs")]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+def test_the_kernels_own_kill_is_told_with_its_figures() -> None:
+    # When a process wants more than its cgroup has, and a second one is killed by hand
+    with small_cgroup(LIMIT) as folder:
+        command = [sys.executable, "-c", HUNGRY, str(folder / "cgroup.procs")]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
 
     # Then the first alone was killed for want of memory
     first, second = ended.stdout.splitlines()
