@@ -105,6 +105,8 @@ class SlotPage:
         words = self._words
         words[(base + _BEGUN) // _WORD_BYTES] = lease
         if words[(base + _WITHDRAWN) // _WORD_BYTES] >= lease:
+            # It goes back: a router that starts must not take it for one that has run.
+            words[_ring_at(self.slots, slot, lease) // _WORD_BYTES] = 0
             return False
         page[base + _RUNNING] = 1
         return True

@@ -53,6 +53,7 @@ class SimPage:
         if len(record.beginnings) > BEGINNINGS:
             del record.beginnings[next(iter(record.beginnings))]
         if record.withdrawn >= lease:
+            del record.beginnings[lease]
             return False
         record.detail = detail
         return True

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from mesh.slot_page import BEGINNINGS, RECORD_BYTES, SETTLE_S, Running, SlotPage, begun_of, name_bytes
+from mesh.slot_page import BEGINNINGS, RECORD_BYTES, SETTLE_S, Running, SlotPage, beginnings_of, begun_of, name_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 ID = bytes(range(16))
@@ -184,6 +184,13 @@ def test_a_withdrawn_lease_does_not_begin(page, upto, may):
     page.withdraw(0, upto)
     assert begin(page, 7) is may
     assert (page.running(0) is not None) is may
+
+
+def test_what_was_withdrawn_as_it_began_is_not_among_the_beginnings(page):
+    page.withdraw(0, 7)
+    begin(page, 7)
+    begin(page, 8)
+    assert [lease for _, lease, _, _ in beginnings_of(page.path)[0].begun] == [8]
 
 
 def test_what_is_withdrawn_stays_withdrawn(page):
