@@ -72,7 +72,10 @@ def test_a_value_that_can_not_be_sent_fails_the_task_and_not_the_slot():
 
 @pytest.mark.parametrize("level", ["none", "journaled", "synced"])
 def test_a_confirmed_call_says_what_it_survives(level: str):
-    result = tasks.add.apply_async((2, 3), durability=level, confirm=True)
+    # Given a call that does not end before it is confirmed, when that is waited for
+    result = tasks.add.apply_async((2, 3), durability=level, countdown=0.3, confirm=True)
+
+    # Then the level is told that was asked for
     assert (result.durability, result.get(DEADLINE_S)) == (level, 5)
 
 
