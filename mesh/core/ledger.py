@@ -223,7 +223,7 @@ class Ledger:
         self.told += 1
         due_mono_s = now.mono_s if urgent else now.mono_s + NEWS_LINGER_S
         self._news.append((due_mono_s, task_id, task))
-        if urgent or self._due_mono_s is None:
+        if urgent or self._due_mono_s is None or due_mono_s < self._due_mono_s:
             self._by(due_mono_s, urgent=urgent)
 
     def revived(self, task: Task, letter_row: int, now: Now) -> None:
