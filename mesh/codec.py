@@ -13,7 +13,7 @@ import msgpack
 
 from mesh import messages as m
 from mesh.exceptions import MalformedMessage
-from mesh.ids import ID_BYTES, SEQUENCE_MAX
+from mesh.ids import ID_BYTES, OWNER_TAG_BYTES, PREFIX_BYTES, SEQUENCE_MAX
 from mesh.states import Status
 
 #: Levels of lists and maps in a field that holds whatever its sender likes: far below what can't be packed again.
@@ -256,6 +256,17 @@ def _refused(value: Any) -> None:
         _need(type(code) is str and type(reason) is str, "refused")
 
 
+def _tag(value: Any) -> None:
+    _need(len(value) == OWNER_TAG_BYTES, "owner tag")
+
+
+def _adopted(value: Any) -> None:
+    _rows(value, 2, "adoptions")
+    for prefix, ranges in value:
+        _need(type(prefix) is bytes and len(prefix) == PREFIX_BYTES, "client prefix")
+        _ranges(ranges)
+
+
 def _below(limit: int) -> Callable[[int], None]:
     """A check of a number that counts something."""
 
@@ -363,6 +374,8 @@ _CHECKS: Final[dict[type[Any], Callable[[Any], int]]] = {
     m.Recalled: _types(int, int, int, int),
     m.SlotLost: _types(int, int, int, str, bool),
     m.Quiet: _types(str),
+    m.AskAdoptions: _then(_types(bytes), (0, _tag)),
+    m.Adoptions: _then(_types(list), (0, _adopted)),
     m.Request: _then(_types(int, str, dict, None, float), (2, _shallow), (3, _check_destination)),
     m.Reply: _then(_types(int, bool, None), (2, _shallow)),
     m.Replies: _then(_types(int, dict, dict), (1, _shallow), (2, _check_errors)),

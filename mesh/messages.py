@@ -327,6 +327,21 @@ class Quiet(NamedTuple):
     node: str
 
 
+# --- router and router -----------------------------------------------------------------------------
+
+
+class AskAdoptions(NamedTuple):
+    """A router that is back asks its peer: which calls of mine have you taken over meanwhile?"""
+
+    owner_tag: bytes  #: of the asker: the ids of its calls begin with it
+
+
+class Adoptions(NamedTuple):
+    """Answer to AskAdoptions: these are the sender's to run."""
+
+    adopted: list[list[Any]]  #: [[client prefix, Ranges of sequences], ...]
+
+
 # --- control -------------------------------------------------------------------------------------
 
 
@@ -381,6 +396,8 @@ KINDS: Final[dict[int, type[tuple[Any, ...]]]] = {
     31: Recalled,
     32: SlotLost,
     33: Quiet,
+    35: AskAdoptions,
+    36: Adoptions,
     40: Request,
     41: Reply,
     42: Replies,
@@ -390,7 +407,7 @@ Message: TypeAlias = (
     Hello | HelloOk | HelloRefused | NeedHello | Bye | Malformed
     | Publish | Confirm | Received | Results | Reconcile | Missing | Ask | States
     | Tasks | Outcomes | Receipt | Started | Returned
-    | Recall | Recalled | SlotLost | Quiet
+    | Recall | Recalled | SlotLost | Quiet | AskAdoptions | Adoptions
     | Request | Reply | Replies
 )  # fmt: skip
 

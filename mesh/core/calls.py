@@ -63,6 +63,8 @@ class Calls:
         self._cursor = 0
         self._next_look_mono_s: float | None = None
         self._boot = b""
+        #: The router is not the one that the ids name.
+        self._away = False
         #: What `next_publish` has taken and neither `sent` nor `not_sent` has settled.
         self._taken: list[Entry] = []
         self._taken_received: m.Ranges = []
@@ -296,12 +298,14 @@ class Calls:
         first = next(iter(self.open), None)
         return {"ended_upto": self.last_sequence if first is None else sequence_of(first) - 1}
 
-    def joined(self, boot: bytes) -> m.Reconcile | None:
+    def joined(self, boot: bytes, *, away: bool = False) -> m.Reconcile | None:
         """A link is up. To a new router everything goes again; to the known one what it has not confirmed.
+
+        `away`: it is another's router, to which this client has failed over. What its own has confirmed waits there.
 
         Returns what to ask it at once about calls whose bodies are not kept.
         """
-        new, self._boot = boot != self._boot, boot
+        new, self._boot, self._away = boot != self._boot, boot, away
         again = [
             entry
             for entry in list(self.open.values())
@@ -313,7 +317,7 @@ class Calls:
         )
         bare = SequenceSet()
         for task_id, entry in list(self.open.items()):
-            if entry.record is None or not new:
+            if (entry.record is None and not away) or not new:
                 bare.add(sequence_of(task_id))
         return m.Reconcile(bare.take()) if bare else None
 
@@ -364,7 +368,8 @@ class Calls:
             if sequence > self._old_sequence:
                 self._cursor = 0
                 return outstanding
-            outstanding.add(sequence)
+            if not (self._away and task_id in self.open and self.open[task_id].record is None):
+                outstanding.add(sequence)
         self._cursor += RECONCILE_CALLS
         return outstanding
 

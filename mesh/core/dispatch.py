@@ -101,6 +101,8 @@ class Dispatch:
         #: None where tasks may wait for ever: then it costs nothing.
         self.ages = Ages(budgets.max_age_s) if budgets.max_age_s is not None else None
         self.estimates = Estimates()
+        #: Nothing is leased for the moment.
+        self.on_hold = False
         #: Tasks in READY, all queues together.
         self.ready_count = 0
 
@@ -279,7 +281,8 @@ class Dispatch:
 
     def join_again(self, consumer: Consumer, earlier: list[Consumer], unreceipted: Ranges) -> None:
         """A slot that was known, or whose page was, has a new link. It runs nothing; of what it has run it tells the
-        outcomes now, those of `unreceipted`; what else it was granted it will never begin, unless its page says that it had.
+        outcomes now, those of `unreceipted`; what else it was granted it will never begin, or has begun already and
+        nobody knows any more how it ended.
         """
         has_run = SequenceSet(unreceipted)
         returned: list[Task] = []
@@ -451,7 +454,7 @@ class Dispatch:
 
     def assign(self, now: Now) -> list[Grant]:
         """Leases what can begin now, or soon enough."""
-        if not self.ready_count:
+        if not self.ready_count or self.on_hold:
             return []
         grants: dict[bytes, Grant] = {}
         idle_peers, open_slots = [], []

@@ -20,7 +20,7 @@ from mesh.core.paging import block_of
 from mesh.core.ready import Block
 from mesh.core.sequences import SequenceSet
 from mesh.core.task import Task
-from mesh.ids import prefix, read, stamp
+from mesh.ids import OWNER_TAG_BYTES, prefix, read, stamp
 from mesh.messages import Buffer, Durability, Flag
 
 #: Client incarnations remembered after they went; beyond it those longest gone are forgotten.
@@ -78,7 +78,7 @@ class Intake:
 
     def client_hello(self, peer: bytes, hello: m.Hello) -> bool:
         """A client joins. False where another one bears its incarnation, or it says it over an earlier link."""
-        key = prefix(self._owner_tag, hello.incarnation & ((1 << 34) - 1))
+        key = prefix(self._tag_of(hello), hello.incarnation & ((1 << 34) - 1))
         caller = self.callers.get(key)
         if caller is not None and caller.peer is not None and caller.pid != hello.pid:
             self._outbox.effects.append(
@@ -103,6 +103,11 @@ class Intake:
         if caller.confirm_due_mono_s is not None:
             self._confirm_by(caller, caller.confirm_due_mono_s)
         return True
+
+    def _tag_of(self, hello: m.Hello) -> bytes:
+        """The owner tag of a client's ids: this router's, or that of another from which it has failed over."""
+        tag = hello.info.get("owner")
+        return tag if type(tag) is bytes and len(tag) == OWNER_TAG_BYTES else self._owner_tag
 
     def client_bye(self, peer: bytes) -> None:
         """A client leaves. What it has called goes on."""

@@ -13,6 +13,7 @@ from mesh import messages as m
 from mesh.clock import Now
 from mesh.core import inquiry
 from mesh.core.admission import Admission, Bounds
+from mesh.core.adoption import Adoption
 from mesh.core.answers import Answers
 from mesh.core.callers import Caller
 from mesh.core.crew import Crew
@@ -92,6 +93,7 @@ class Owner:
             begun_elsewhere,
             journaled=limits.journaled,
         )
+        self.adoption = Adoption(identity.owner_tag, callers, self.dispatch, self.paging, self.ledger, outbox)
         self.graveyard = Graveyard(limits, self.dispatch, self.outcomes, self.ledger, outbox, self.intake.custom)
         self.runs = Runs(self.dispatch, self.answers, self.ledger, self.graveyard, outbox)
         self.crew = Crew(self.dispatch, self.membership, outbox, begun_elsewhere)
@@ -102,6 +104,8 @@ class Owner:
         self._pages: deque[tuple[int, set[str]]] = deque()
         #: `slot_of_pid(pid)`: the slot page and index of a slot process, for `process_ended`.
         self.slot_of_pid: Final = self.crew.slot_of_pid
+        #: Routing ids of other routers.
+        self._peers: set[bytes] = set()
         #: {routing id on the control link: (pid, incarnation)}
         self._control_clients: dict[bytes, tuple[int, int]] = {}
         self._started_mono_s: float | None = None
@@ -116,6 +120,8 @@ class Owner:
             (False, m.Reconcile): self.intake.reconcile,
             (False, m.Ask): self.intake.ask,
             (False, m.Bye): self._bye,
+            (False, m.AskAdoptions): self._adoptions_asked,
+            (False, m.Adoptions): self._adoptions_told,
             (True, m.Hello): self._control_hello,
             (True, m.Request): self._request,
             (True, m.Reply): self._reply,
@@ -174,6 +180,16 @@ class Owner:
         self.paging.not_fetched(row)
         return self._flush()
 
+    def link_peers(self, peers: list[bytes], now: Now) -> list[Effect]:
+        """Routers that were known when this one was last there, by their routing ids: they are asked for adoptions.
+
+        To be called right after `recover`. Only they may tell of adoptions.
+        """
+        self._outbox.now = now
+        self._peers.update(peers)
+        self.adoption.ask(peers)
+        return self._flush()
+
     def recover(
         self, rows: Iterable[Row], tasks: Iterable[Row], pages: Pages, now: Now
     ) -> tuple[Recovered, list[Effect]]:
@@ -213,6 +229,7 @@ class Owner:
             self.outcomes.next_expiry_mono_s(),
             self.ledger.next_deadline_mono_s(),
             self.paging.fetch_again_mono_s,
+            self.adoption.next_deadline_mono_s(),
         ):
             if moment is not None and (soonest is None or moment < soonest):
                 soonest = moment
@@ -283,6 +300,16 @@ class Owner:
         self._control_clients.pop(peer, None)
         self._let_go(self.crew.node_bye(peer))
 
+    # --- peers -----------------------------------------------------------------------------------
+
+    def _adoptions_asked(self, peer: bytes, ask: m.AskAdoptions, frames: tuple[Buffer, ...]) -> None:
+        if peer in self._peers:
+            self.adoption.asked(peer, ask)
+
+    def _adoptions_told(self, peer: bytes, adoptions: m.Adoptions, frames: tuple[Buffer, ...]) -> None:
+        if peer in self._peers:
+            self.adoption.told(peer, adoptions)
+
     # --- control ---------------------------------------------------------------------------------
 
     def _request(self, peer: bytes, request: m.Request, frames: tuple[Buffer, ...]) -> None:
@@ -349,6 +376,7 @@ class Owner:
         now = outbox.now
         if self.crew.dead_slots:
             self.crew.give_up_waiting_for_causes()
+        self.adoption.tick()
         dispatch.tick(now)
         self._assign(now)
         for consumer in dispatch.stale(now):

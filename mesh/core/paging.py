@@ -105,6 +105,10 @@ class Paging:
             self._revoked.add(task_id)
             self._answers.revoked_unseen(task_id)
 
+    def drop(self, task_id: bytes) -> None:
+        """Takes a task out that is in a block, without an outcome, when the block is unfolded."""
+        self._revoked.add(task_id)
+
     def _lose(self, block: Block) -> None:
         """Its row is damaged: its callers are told, instead of waiting for ever."""
         tasks = [
