@@ -75,10 +75,16 @@ class SimClient(Process):
             self._to_send.append(m.Ask(self._last_request, True, [asked]))
         self.wake()
 
-    def request(self, command: str, destination: list[str] | None, timeout_s: float) -> None:
+    def request(
+        self,
+        command: str,
+        destination: list[str] | None,
+        timeout_s: float,
+        arguments: dict[str, Any] | None = None,
+    ) -> None:
         """As Client.request."""
         self._last_request += 1
-        request = m.Request(self._last_request, command, {}, destination, timeout_s)
+        request = m.Request(self._last_request, command, arguments or {}, destination, timeout_s)
         self.questions[request.number] = Question(request, self.timeline.mono_s)
         self._control_to_send.append(request)
         self.wake()

@@ -33,10 +33,12 @@ class SimDisk:
         #: What is left when power is lost.
         self._synced: dict[int, tuple[int, bytes]] = {}
         self._under_way: tuple[Commit, list[tuple[int, int, bytes]]] | None = None
-        self._boot_changes = 0
         # Faults.
         self.full = False
         self.stall_s = 0.0
+        self.unreadable = False
+        #: Rows that can't be read any more.
+        self._damaged: set[int] = set()
         # What was done, for the figures.
         self.commits = self.rows_written = self.bytes_written = 0
 
@@ -85,29 +87,39 @@ class SimDisk:
         self._rows = dict(self._synced)
 
     def rows(self, *, tasks: bool) -> Iterator[Row]:
-        """The rows with tasks, or all others, ascending."""
+        """The rows with tasks, or all others, ascending. What is damaged is set aside."""
+        for number in self._damaged:
+            self._rows.pop(number, None)
         for number in sorted(self._rows):
             if (self._rows[number][0] == RowKind.TASKS) is tasks:
                 yield Row(number, self._rows[number][0], self.read(number) or [])
 
     def read(self, number: int) -> list[Any] | None:
-        """One row."""
+        """One row; None where it can't be read any more."""
         found = self._rows.get(number)
-        if found is None:
+        if found is None or number in self._damaged:
             return None
         records: list[Any] = msgpack.unpackb(found[1], strict_map_key=False)
         if found[0] == RowKind.TASKS:
             return [[prefix, _calls(calls), frames] for prefix, calls, frames in records]
         return records
 
+    def damage(self, number: int) -> bool:
+        """A row with tasks can't be read any more, for good; False where there is none."""
+        rows = [row for row, (kind, _) in self._rows.items() if kind == RowKind.TASKS]
+        if rows:
+            self._damaged.add(rows[number % len(rows)])
+        return bool(rows)
+
     def heal(self) -> None:
-        """Nothing is wrong with it any more."""
-        self.full = False
+        """Nothing is wrong with it any more; what is damaged stays so."""
+        self.full = self.unreadable = False
         self.stall_s = 0.0
 
     @property
-    def row_count(self) -> int:
-        return len(self._rows)
+    def numbers(self) -> set[int]:
+        """Of the rows that are there."""
+        return set(self._rows)
 
 
 def _calls(calls: Any) -> list[Any]:

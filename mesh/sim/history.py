@@ -13,6 +13,15 @@ class Job(NamedTuple):
     crashes: int  #: how many of its first runs kill their process; 99 for all
     retries: int = 0  #: how often it asks to be run again
 
+    @property
+    def changes_arguments(self) -> bool:
+        """Whether it asks to be run again with others than now."""
+        return self.run_us % 3 == 0
+
+    def hurried(self) -> Job:
+        """As it is run again, where that is with other arguments."""
+        return self._replace(run_us=self.run_us // 2)
+
     def body(self) -> bytes:
         return b"%d,%d,%d" % self
 
@@ -62,8 +71,9 @@ class Fault(NamedTuple):
 
     mono_s: float
     kind: str
-    host: str
+    host: str  #: empty where it is all hosts'
     pid: int
+    until_s: float  #: when it ended
 
 
 class History:
@@ -75,14 +85,23 @@ class History:
         self.faults: list[Fault] = []
         #: {kind: count} of everything worth counting.
         self.counts: Counter[str] = Counter()
+        #: {(transition, kind of fault that it happened under): count}
+        self.met: Counter[tuple[str, str]] = Counter()
         #: {pid: when it died}
         self.deaths: dict[int, float] = {}
+        #: When somebody had dead letters replayed.
+        self.replays: list[float] = []
 
     def began(self, task_id: bytes, run: Run) -> Run:
         self.runs.setdefault(task_id, []).append(run)
         self.counts["runs"] += 1
         return run
 
-    def fault(self, mono_s: float, kind: str, host: str, pid: int = 0) -> None:
-        self.faults.append(Fault(mono_s, kind, host, pid))
+    def asked_again(self, mono_s: float) -> None:
+        """Somebody has dead letters replayed."""
+        self.replays.append(mono_s)
+
+    def fault(self, mono_s: float, kind: str, host: str, pid: int = 0, *, for_s: float = 0.0) -> None:
+        """Something goes wrong, at once or for a while."""
+        self.faults.append(Fault(mono_s, kind, host, pid, mono_s + for_s))
         self.counts[f"fault {kind}"] += 1

@@ -6,6 +6,7 @@ import random
 from typing import Protocol
 
 from mesh.core.crew import WITHDRAWN_AT_START
+from mesh.core.owner import Owner
 from mesh.core.recovery import Pages, SlotRecord, pages_of
 from mesh.ids import INCARNATION_BITS
 from mesh.sim.disk import SimDisk
@@ -54,6 +55,9 @@ class Kernel:
         self._last_pid += 1
         self.processes[self._last_pid] = process
         return self._last_pid
+
+    def owner_starts(self, host: str, owner: Owner) -> None:
+        """A router's mind is there and knows nothing yet. For whoever wants to look into it."""
 
     def new_incarnation(self) -> int:
         """By chance."""
@@ -121,3 +125,9 @@ class Kernel:
         are_complete = host not in self.started_anew
         self.started_anew.discard(host)
         return pages_of(records, are_complete=are_complete)
+
+    def remove_stale_pages(self, host: str) -> None:
+        """As locate.remove_stale: those of nodes that live no more."""
+        for path in [path for path in self.pages if path.startswith(f"{host}/")]:
+            if not self.processes[int(path.rpartition("/")[2])].alive:
+                del self.pages[path]

@@ -43,6 +43,7 @@ class SimRouter(Process):
         self._from_peers: list[Arrival] = []
         #: What the journal has answered: (number, why it failed or empty).
         self._answers: list[tuple[int, str]] = []
+        kernel.owner_starts(host, self.owner)
         pages = kernel.pages_of(host)
         recovered, effects = self.owner.recover(
             self.disk.rows(tasks=False), self.disk.rows(tasks=True), pages, self.now
@@ -51,6 +52,7 @@ class SimRouter(Process):
         kernel.history.counts["tasks recovered as running"] += recovered.running
         kernel.history.counts["outcomes recovered"] += recovered.outcomes
         self.do(effects)
+        kernel.remove_stale_pages(host)
         self.wake()
 
     # --- the loop --------------------------------------------------------------------------------
@@ -109,7 +111,7 @@ class SimRouter(Process):
             elif isinstance(effect, Commit):
                 self.disk.append(effect, self._answer)
             elif isinstance(effect, Fetch):
-                self.do(self.owner.fetched(effect.number, self.disk.read(effect.number), self.now))
+                self._fetch(effect)
             elif isinstance(effect, WatchProcess):
                 self._watch(effect)
             elif isinstance(effect, RemovePage):
@@ -124,6 +126,12 @@ class SimRouter(Process):
         message = effect.message
         if not self.inbox.send(effect.peer, message, effect.frames) and isinstance(message, m.Tasks):
             self.do(self.owner.undelivered(effect.peer, message, self.now))
+
+    def _fetch(self, effect: Fetch) -> None:
+        if self.disk.unreadable:
+            self.do(self.owner.not_fetched(effect.number, self.now))
+        else:
+            self.do(self.owner.fetched(effect.number, self.disk.read(effect.number), self.now))
 
     def _watch(self, effect: WatchProcess) -> None:
         if not self.watch(effect.pid):

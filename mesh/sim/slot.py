@@ -172,11 +172,18 @@ class SimSlot(Process):
         if options.get("retries", 0) < Job.of(lease.record[4]).retries:
             run.retried = True
             self.kernel.history.counts["retries"] += 1
-            self.work.retries(lease, runtime_us, b"again", self.now.wall_s + runtime_us / 1e5, None, now)
+            eta_wall_s = self.now.wall_s + runtime_us / 1e5
+            self.work.retries(lease, runtime_us, b"again", eta_wall_s, self._next_call(lease), now)
         else:
             self.work.ended(lease, int(Status.SUCCESS), runtime_us, result_body(task_id), lease.frames, now)
         self._between()
         self.turn()
+
+    @staticmethod
+    def _next_call(lease: Lease) -> tuple[bytes, tuple[m.Buffer, ...]] | None:
+        """The arguments of the next run, where they are others."""
+        job = Job.of(lease.record[4])
+        return (job.hurried().body(), lease.frames) if job.changes_arguments else None
 
     def _return(self, leases: list[int]) -> None:
         self._router.send(self.work.returned(leases, self.timeline.mono_s))

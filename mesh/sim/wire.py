@@ -5,6 +5,7 @@
 - A door refuses (False) what is meant for a peer that is not connected, or whose pipe is full; a link never refuses.
 - A broken connection comes back under the same routing id, with or without what was under way.
 - What comes from different peers reaches the reader of a door in any order.
+- A link may be cut one way: what goes there arrives, and nothing comes back; or the other way round.
 """
 
 from __future__ import annotations
@@ -98,8 +99,9 @@ class Link:
         self._there_s = self._here_s = 0.0
         self._last: tuple[bool, Parcel] | None = None
         # Faults.
-        self.drop_share = 0.0
+        self._drop_there = self._drop_back = 0.0
         self.extra_delay_s = 0.0
+        self.jitter_s = 0.0
         self.full = False
         self._cut_until_s = 0.0
         wire.links.append(self)
@@ -171,16 +173,20 @@ class Link:
 
     # --- parcels ---------------------------------------------------------------------------------
 
-    def _lost(self) -> bool:
-        lost = self.drop_share > 0 and self.wire.rng.random() < self.drop_share
+    def _lost(self, share: float) -> bool:
+        lost = share > 0 and self.wire.rng.random() < share
         self.wire.dropped += lost
         return lost
 
+    def _delay_s(self) -> float:
+        delay_s = self.wire.latency_s() + self.extra_delay_s
+        return delay_s + self.wire.rng.random() * self.jitter_s if self.jitter_s else delay_s
+
     def _carry(self, door: Door, parcel: Parcel) -> None:
-        if self._lost():
+        if self._lost(self._drop_there):
             return
         timeline, epoch = self.wire.timeline, self._epoch
-        self._there_s = max(self._there_s, timeline.mono_s + self.wire.latency_s() + self.extra_delay_s)
+        self._there_s = max(self._there_s, timeline.mono_s + self._delay_s())
 
         def arrive() -> None:
             if epoch == self._epoch:
@@ -191,10 +197,10 @@ class Link:
 
     def carry_back(self, parcel: Parcel) -> None:
         """Brings what a door sent."""
-        if self._lost():
+        if self._lost(self._drop_back):
             return
         timeline, epoch = self.wire.timeline, self._epoch_back
-        self._here_s = max(self._here_s, timeline.mono_s + self.wire.latency_s() + self.extra_delay_s)
+        self._here_s = max(self._here_s, timeline.mono_s + self._delay_s())
 
         def arrive() -> None:
             if epoch == self._epoch_back and not self.closed:
@@ -227,10 +233,15 @@ class Link:
         elif not there:
             self.put(parcel)
 
+    def drop(self, there: float = 1.0, back: float = 1.0) -> None:
+        """Loses these shares of what goes to the door, and of what comes back."""
+        self._drop_there, self._drop_back = there, back
+
     def heal(self) -> None:
         """Nothing is wrong with it any more."""
-        self.drop_share = 0.0
+        self._drop_there = self._drop_back = 0.0
         self.extra_delay_s = 0.0
+        self.jitter_s = 0.0
         self.full = False
         self._cut_until_s = 0.0
 

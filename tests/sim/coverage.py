@@ -125,7 +125,7 @@ def _look_at_dispatch(owner: Owner, note: Note) -> None:
 
 
 def _look_at_journal(owner: Owner, note: Note) -> None:
-    ledger, intake = owner.ledger, owner.intake
+    ledger = owner.ledger
 
     def handed_out(commit: Any, _: Any) -> None:
         if commit is None:

@@ -6,9 +6,13 @@ import random
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from mesh.core.owner import SWEEP_S, Owner
 from mesh.sim.history import History, Job
 from mesh.sim.world import NodePlan, Plan, World
 from tests.sim import faults, hostile, invariants, workload
+from tests.sim.contract import Contract, check_fair_weather
+from tests.sim.coverage import Coverage
+from tests.sim.scale import small_world
 from tests.sim.workload import Event
 
 #: How long a healed world may take until nothing is left to do.
@@ -29,19 +33,31 @@ class Climate(NamedTuple):
     hostile: bool = False
 
 
+FAIR = Climate("fair", (), crashing=False)
+
+
 def climate_of(rng: random.Random) -> Climate:
-    """Fair weather, one kind of fault only, the mild kinds, or all."""
+    """One kind of fault only, the mild kinds, or all."""
     choice = rng.random()
-    if choice < 0.15:
-        return Climate("fair", (), False)
-    if choice < 0.45:
+    if choice < 0.3:
         kind = rng.choice(list(faults.KINDS))
-        return Climate(f"only {kind}", (kind,), False)
-    if choice < 0.6:
-        return Climate("mild", faults.MILD, False)
-    if choice < 0.68:
-        return Climate("hostile", tuple(faults.KINDS), True, hostile=True)
-    return Climate("wild", tuple(faults.KINDS), True)
+        return Climate(f"only {kind}", (kind,), crashing=False)
+    if choice < 0.4:
+        return Climate("mild", faults.MILD, crashing=False)
+    if choice < 0.45:
+        return Climate("hostile", tuple(faults.KINDS), crashing=True, hostile=True)
+    return Climate("wild", tuple(faults.KINDS), crashing=True)
+
+
+class Storm(World):
+    """A world whose transitions are counted."""
+
+    def __init__(self, seed: str, plan: Plan) -> None:
+        self.coverage = Coverage()
+        super().__init__(seed, plan)
+
+    def owner_starts(self, host: str, owner: Owner) -> None:
+        self.coverage.attach(self.history, self.timeline, host, owner)
 
 
 class Script(NamedTuple):
@@ -53,12 +69,12 @@ class Script(NamedTuple):
     events: tuple[Event, ...]
 
 
-def script_of(seed: int | str, n_events: int) -> Script:
-    """Draws a script."""
+def script_of(seed: int | str, n_events: int, *, fair: bool = False) -> Script:
+    """Draws a script; a fair one has no faults."""
     rng = random.Random(f"{seed} script")
-    climate = climate_of(rng)
+    climate = FAIR if fair else climate_of(rng)
     plan = Plan.draw(rng)
-    plain = climate.name == "fair" and rng.random() < 0.4
+    plain = fair and rng.random() < 0.4
     if plain:
         # One slot a host and nothing special about the calls: here the order of the queue can be judged.
         nodes = tuple(NodePlan(host, f"n0@{host}", ("default",), 1) for host in ("A", "B"))
@@ -67,22 +83,26 @@ def script_of(seed: int | str, n_events: int) -> Script:
     at_s = 0.05
     n_faults = 0
     for number in range(n_events):
-        at_s += rng.choice((0.0, 0.0001, 0.002, 0.03)) * rng.random()
+        at_s += rng.choice((0.0, 0.0001, 0.002, 0.03, 0.06)) * rng.random()
         if climate.hostile and rng.random() < 0.4:
             events.append(hostile.draw(rng, at_s))
         elif climate.kinds and (rng.random() < 0.08 or (n_faults < 2 and number > n_events * 3 // 4)):
             events.append(faults.draw(rng, at_s, climate.kinds))
             n_faults += 1
         else:
-            events.append(workload.draw(rng, at_s, plain=plain, crashing=climate.crashing))
+            events.append(workload.draw(rng, at_s, plain=plain, crashing=climate.crashing, bursts=plan.is_small))
     return Script(str(seed), climate, plan, tuple(events))
 
 
 def run(script: Script, events: Sequence[Event] | None = None) -> History:
     """Plays a script, or some of its events. Raises AssertionError for a broken invariant, and what handlers raise."""
-    world = World(script.seed, script.plan)
+    with small_world(is_small=script.plan.is_small):
+        return _play(script, script.events if events is None else events)
+
+
+def _play(script: Script, chosen: Sequence[Event]) -> History:
+    world = Storm(script.seed, script.plan)
     begin_s = world.timeline.mono_s
-    chosen = script.events if events is None else events
     for event in chosen:
         world.timeline.at(begin_s + event.at_s, lambda event=event: DO[event.kind](world, *event.arguments))  # type: ignore[misc]
     end_s = begin_s + (chosen[-1].at_s if chosen else 0.0)
@@ -91,9 +111,14 @@ def run(script: Script, events: Sequence[Event] | None = None) -> History:
     invariants.check_machines(world)
     if not script.climate.hostile:
         _drain(world)
-        invariants.check_tables(world)
-        invariants.check_delivery(world, script)
+        _pass_time(world, world.timeline.mono_s + SWEEP_S)
         _check_canaries(world)
+        invariants.check_tables(world)
+        invariants.check_replies(world)
+        Contract(world).check()
+        if not script.climate.kinds:
+            check_fair_weather(world)
+    world.history.met.update(world.coverage.met)
     world.history.counts["events"] += len(chosen)
     world.history.counts["messages"] += world.wire.delivered
     world.history.counts["messages dropped"] += world.wire.dropped

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from mesh import messages as m
+from mesh.core.admission import Bounds
+from mesh.core.dead_letters import Chosen
 from mesh.core.dispatch import Budgets
-from mesh.core.intake import Bounds
 from mesh.core.owner import Limits
 from mesh.messages import Flag
 from mesh.sim.client import SimClient
@@ -111,7 +112,7 @@ def test_a_refused_grant_does_not_take_away_what_the_slot_runs(scene: Scene) -> 
 
 
 def test_a_task_whose_message_to_the_slot_was_lost_is_run_after_all(scene: Scene) -> None:
-    scene.slot._router.drop_share = 1.0
+    scene.slot._router.drop()
     scene.call()
     scene.until(lambda: scene.router.owner.dispatch.consumers[scene.slot._router.peer].held)
     scene.pass_time(0.01)
@@ -143,7 +144,7 @@ def test_a_lost_answer_to_a_recall_does_not_hold_up_what_another_slot_could_run(
     consumers = scene.router.owner.dispatch.consumers
     scene.call(1, run_us=5_000_000)
     scene.call(60, run_us=10)
-    scene.node.link.drop_share = 1.0
+    scene.node.link.drop()
     scene.until(lambda: any(consumer.recalling for consumer in consumers.values()))
     scene.pass_time(0.05)
     scene.node.link.heal()
@@ -157,7 +158,7 @@ def test_a_lost_answer_to_a_recall_does_not_hold_up_what_another_slot_could_run(
 def test_a_slot_whose_death_was_reported_in_vain_gives_its_task_back(scene: Scene) -> None:
     scene.call(run_us=500_000)
     scene.until(lambda: scene.slot.busy)
-    scene.node.link.drop_share = 1.0
+    scene.node.link.drop()
     scene.world.kill(scene.slot)
     scene.pass_time(0.05)
     scene.node.link.heal()
@@ -170,7 +171,7 @@ def test_a_slot_whose_death_was_reported_in_vain_gives_its_task_back(scene: Scen
 def test_a_lost_confirm_is_made_good_even_where_no_result_follows(scene: Scene) -> None:
     scene.call(run_us=60_000_000, flags=Flag.IGNORE_RESULT)
     scene.until(lambda: scene.router.owner.dispatch.open)
-    scene.client._link.drop_share = 1.0
+    scene.client._link.drop()
     scene.pass_time(0.1)
     scene.client._link.heal()
     assert scene.client.calls.unconfirmed == 1
@@ -267,7 +268,7 @@ def test_a_hello_on_the_control_link_is_said_again(scene: Scene) -> None:
     scene.pass_time(0.00005)
     scene.until(lambda: scene.client._control is not None)
     assert scene.client._control is not None
-    scene.client._control.drop_share = 1.0
+    scene.client._control.drop()
     scene.pass_time(0.3)
 
     scene.until(lambda: scene.client.replies)
@@ -295,9 +296,64 @@ def test_a_lost_result_reaches_who_watches_after_all(scene: Scene) -> None:
     scene.until(lambda: scene.router.owner.dispatch.open)
     watcher.watch_task(next(iter(scene.world.history.published)))
     scene.until(lambda: scene.router.owner.answers.watchers)
-    watcher._link.drop_share = 1.0
+    watcher._link.drop()
     scene.until(scene.all_ended)
     scene.pass_time(0.1)
     watcher._link.heal()
 
     scene.until(lambda: watcher.watching[0].ending is not None)
+
+
+def test_what_survives_power_loss_and_may_run_at_most_once_is_not_run_again_after_one(scene: Scene) -> None:
+    scene.call(run_us=100_000)
+    scene.until(lambda: scene.slot.busy)
+    scene.call(flags=Flag.EARLY_ACK | Flag.SYNCED)
+    scene.until(scene.all_ended)
+    scene.world.kill_host("A", 0.1, power=True)
+
+    scene.pass_time(1.0)
+    scene.until(lambda: not scene.router.owner.dispatch.open)
+    assert len(scene.runs[-1]) == 1
+
+
+def test_a_dead_letter_that_is_replayed_dies_and_is_replayed_before_the_disk_hears_of_it(scene: Scene) -> None:
+    scene.call(crashes=99)
+    scene.until(lambda: len(scene.router.owner.graveyard.letters) == 1)
+    disk = scene.world.disks["A"]
+    disk.stall_s = 5.0
+    for _ in range(2):
+        scene.client.request("dead_replay", None, 5.0)
+        scene.until(lambda: scene.router.owner.dispatch.open)
+        scene.until(lambda: len(scene.router.owner.graveyard.letters) == 1)
+    disk.heal()
+
+    scene.until(lambda: scene.router.owner.ledger.is_settled, limit_s=20.0)
+    scene.router.owner.check()
+    assert disk.numbers >= {letter.row for letter in scene.router.owner.graveyard.letters.select(Chosen())}
+
+
+def test_what_may_run_at_most_once_is_given_up_where_a_full_disk_and_the_router_lost_its_outcome(scene: Scene) -> None:
+    scene.call(flags=Flag.EARLY_ACK | Flag.IGNORE_RESULT)
+    scene.until(lambda: scene.runs and scene.slot.busy)
+    scene.world.disks["A"].full = True
+    scene.pass_time(2.0)  # the slot is let off its outcome, though it can't be written
+    scene.world.kill(scene.router)
+    scene.world.disks["A"].heal()
+    scene.world.start_router("A")
+
+    scene.pass_time(2.0)
+    scene.until(lambda: not scene.router.owner.dispatch.open)
+    assert [len(runs) for runs in scene.runs] == [1]
+
+
+def test_what_was_withdrawn_as_it_began_is_not_taken_for_what_has_run_by_the_next_router(scene: Scene) -> None:
+    page, slot = scene.node.page, scene.slot
+    page.withdraw(0, slot.work.last_lease + 1)
+    scene.call(flags=Flag.EARLY_ACK)
+    scene.until(lambda: scene.world.history.counts["withdrawn in time"])
+    scene.world.kill(scene.router)
+    scene.world.start_router("A")
+
+    scene.until(scene.all_ended)
+    assert [len(runs) for runs in scene.runs] == [1]
+    assert all(one.ending is not None and one.ending.status == Status.SUCCESS for one in scene.client.pending.values())

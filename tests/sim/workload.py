@@ -1,4 +1,4 @@
-"""What users do: calls of all kinds, watching others' calls, asking nodes. Events are plain data, drawn beforehand."""
+"""What users do: make calls of all kinds, watch, ask, tend dead letters. Events are plain data, drawn beforehand."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ _FLAGS = (
     (Flag.TRACK_STARTED, 0.1),
     (Flag.EARLY_ACK, 0.1),
     (Flag.TRANSIENT, 0.1),
-    (Flag.SYNCED, 0.05),
+    (Flag.SYNCED, 0.08),
     (Flag.KEEP_RESULT, 0.05),
 )
 
 
 def draw_calls(rng: random.Random, *, plain: bool, crashing: bool) -> tuple[Spec, ...]:
     """A batch."""
-    many = rng.choice((1, 1, 1, 2, 4, 8, 40))
+    many = rng.choice((1, 1, 1, 1, 2, 4, 8, 20))
     name = rng.choices(list(NAMES), (5, 3, 1, 2, 3))[0]
     if name == "slow":
-        many = min(many, 8)
+        many = min(many, 4)
     return tuple(_draw_call(rng, name, plain=plain, crashing=crashing) for _ in range(many))
 
 
@@ -82,6 +82,16 @@ def _draw_call(rng: random.Random, name: str, *, plain: bool, crashing: bool) ->
         rng.uniform(0.0, 2.0) if rng.random() < 0.05 else None,
         rng.randrange(40) if rng.random() < 0.03 else None,
     )
+
+
+def draw_burst(rng: random.Random) -> tuple[Spec, ...]:
+    """Many calls that differ in nothing, so that they need not be in memory."""
+    low, high = NAMES["tiny"]
+    spec = Spec(
+        "tiny", rng.choice(QUEUES), rng.choice((0, 0, 3)), Flag.SYNCED if rng.random() < 0.1 else 0,
+        Job(rng.randint(low, high), 0), 0, None, None, None,
+    )  # fmt: skip
+    return (spec,) * rng.choice((12, 30, 90))
 
 
 def call(world: World, client_number: int, specs: tuple[Spec, ...]) -> None:
@@ -141,12 +151,33 @@ def inspect(world: World, client_number: int, command: str, node_number: int | N
     client.request(command, None if node_number is None else [names[node_number % len(names)]], timeout_s)
 
 
-def draw(rng: random.Random, at_s: float, *, plain: bool, crashing: bool) -> Event:
+def tend(world: World, client_number: int, command: str, arguments: dict[str, Any], letter: int | None) -> None:
+    """A client looks at dead letters, has them run again, or has them thrown away: all, those of a name, or one."""
+    clients = [client for client in world.living_clients() if client.is_ready]
+    if not clients:
+        return
+    client = clients[client_number % len(clients)]
+    if letter is not None:
+        ids = [task_id for task_id, call in world.history.published.items() if call.host == client.host]
+        arguments = {"ids": [ids[letter % len(ids)]] if ids else []}
+    if command == "dead_replay":
+        world.history.asked_again(world.timeline.mono_s)
+    client.request(command, None, 2.0, arguments)
+
+
+def draw(rng: random.Random, at_s: float, *, plain: bool, crashing: bool, bursts: bool) -> Event:
     """One thing that a user does."""
     number = rng.randrange(1 << 16)
-    kind = rng.choices(("call", "watch", "inspect"), (10, 2, 1))[0]
+    kind = rng.choices(("call", "burst", "watch", "inspect", "tend"), (20, 1 if bursts else 0, 4, 2, 1))[0]
     if plain or kind == "call":
         return Event(at_s, "call", (number, draw_calls(rng, plain=plain, crashing=crashing)))
+    if kind == "burst":
+        return Event(at_s, "call", (number, draw_burst(rng)))
+    if kind == "tend":
+        command = rng.choice(("dead_list", "dead_show", "dead_replay", "dead_replay", "dead_purge"))
+        chosen = rng.choice(({}, {}, {"name": rng.choice(list(NAMES))}, {"cause": "crashed"}, {"wrong": 1}))
+        letter = rng.randrange(1 << 16) if rng.random() < 0.1 else None
+        return Event(at_s, kind, (number, command, chosen, letter))
     if kind == "watch":
         return Event(at_s, kind, (number, rng.randrange(1 << 16), rng.randrange(40) if rng.random() < 0.2 else None))
     arguments = (
@@ -158,4 +189,4 @@ def draw(rng: random.Random, at_s: float, *, plain: bool, crashing: bool) -> Eve
     return Event(at_s, kind, arguments)
 
 
-DO: dict[str, Callable[..., None]] = {"call": call, "watch": watch, "inspect": inspect}
+DO: dict[str, Callable[..., None]] = {"call": call, "watch": watch, "inspect": inspect, "tend": tend}
