@@ -7,6 +7,7 @@ from mesh.core import graveyard
 from mesh.core.dead_letters import REPLAYED
 from mesh.core.dispatch import CRASHED, DAMAGED, MAY_HAVE_RUN, Budgets
 from mesh.core.ledger import LINGER_S
+from mesh.core.owner import SWEEP_S
 from mesh.messages import Flag, Unrunnable
 from mesh.states import Status
 from tests.core.builders import make_task, wall
@@ -237,7 +238,7 @@ def test_a_task_whose_id_went_to_another_meanwhile_does_not_take_it_back(router)
     slot.holds()
     unrunnable(slot, task_id)
     router.owner.outcomes.forget(task_id)
-    router.owner.intake.forget_custom_ids()
+    router.passes(SWEEP_S)
 
     # When another task takes the id, and the first is replayed
     other = client.call(options={"id": "order-1"})
