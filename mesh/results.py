@@ -180,7 +180,7 @@ class AsyncResult(Generic[R]):
     def durability(self) -> str | None:
         """What the call survives, by its router's confirm: "none", "journaled" or "synced".
 
-        None before the confirm, and for a call that somebody else made.
+        None before the confirm, where the outcome came before it, and for a call that somebody else made.
         """
         level = self._pending.durability if self._pending is not None else None
         return None if level is None else level.name.lower()
