@@ -6,7 +6,7 @@ from mesh import ids
 from mesh import messages as m
 from mesh.core import calls as calls_module
 from mesh.core.calls import PUBLISH_BYTES, PUBLISH_CALLS, RECEIVED_AT_ONCE, RECONCILE_S
-from mesh.exceptions import QueueFull
+from mesh.exceptions import NotJournaled, OperationalError, QueueFull, TaskIdTaken
 from mesh.messages import Durability, Flag
 from mesh.states import Status
 from tests.core.caller_side import OTHER_BOOT, Frame, add, confirm, numbers, publish, results
@@ -121,6 +121,49 @@ def test_a_refused_call_has_failed_and_says_why(calls):
     assert (type(refused.failure), refused.failure.queue, refused.failure.reason) == (QueueFull, "q", "it is full")
     assert (taken.failure, taken.confirmed) == (None, True)
     assert list(calls.open) == [taken.task_id]
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "words"),
+    [
+        pytest.param(
+            m.Refused.FULL,
+            QueueFull,
+            "the router refused a task for queue 'q': the reason",
+            id="full",
+        ),
+        pytest.param(
+            m.Refused.ID,
+            TaskIdTaken,
+            "the router refused a task: task_id 'order-1' is taken by an earlier call. "
+            "Read that one with app.AsyncResult('order-1'), or give another id.",
+            id="its id is taken",
+        ),
+        pytest.param(
+            m.Refused.DISK,
+            NotJournaled,
+            "the router refused task 't': the reason. Send it again later; "
+            "calls with durability='none' are taken meanwhile.",
+            id="it can't be journaled",
+        ),
+        pytest.param(
+            "of a later release", QueueFull, "the router refused a task for queue 'q': the reason", id="unknown"
+        ),
+    ],
+)
+def test_a_refusal_is_an_error_of_its_own_kind_and_says_what_to_do(calls, code, kind, words):
+    refused = add(calls, options={"id": "order-1"})
+    calls.confirm(confirm(refused=[(1, code, "the reason")]))
+    assert type(refused.failure) is kind
+    assert isinstance(refused.failure, OperationalError)
+    assert str(refused.failure) == words
+
+
+@pytest.mark.parametrize("level", Durability)
+def test_a_confirm_says_what_its_calls_survive(calls, level):
+    pending, later = add(calls, 2)
+    calls.confirm(confirm((1, 1), durability=level))
+    assert (pending.durability, later.durability) == (level, None)
 
 
 def test_a_confirmed_call_whose_result_is_ignored_is_done_with(calls):

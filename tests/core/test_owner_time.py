@@ -174,3 +174,21 @@ def test_what_is_on_disk_behind_tasks_that_expire_has_its_turn(make_router, monk
         ran += len(slot.held)
         slot.ends()
     assert ran == 3 * 64
+
+
+@pytest.mark.parametrize("flag", [Flag.TRANSIENT, Flag.SYNCED, Flag.KEEP_RESULT])
+def test_a_further_run_has_the_durability_of_the_call(router, client, flag):
+    # Given a task that asks to be run again in a while
+    slot = router.slot()
+    task_id = client.call(flags=flag)
+    lease = slot.lease_of(task_id)
+    retry = [lease, task_id, Status.RETRY, 9, b"busy", 0, True, [wall(router.mono_s + 5.0), None]]
+    del slot.held[lease]
+    slot.says(m.Outcomes([retry]))
+    router.settles()
+
+    # When it runs again, then it is what it was, and on disk only where it was
+    router.passes(5.0)
+    assert slot.holds() == [task_id]
+    assert slot.held[slot.lease_of(task_id)].flags & flag
+    assert (task_id in router.journal.ever_written()) is (flag != Flag.TRANSIENT)
