@@ -251,7 +251,7 @@ class NotJournaled(JournalUnavailable):
 
     def __init__(self, task: str, reason: str) -> None:
         self.task = task
-        remedy = "Send it again later; calls with durability='none' are taken meanwhile."
+        remedy = "Send it again when that is mended, or with durability='none', which needs no disk."
         self.path, self.reason, self.remedy = "", reason, remedy
         OperationalError.__init__(self, f"the router refused task {task!r}: {reason.rstrip('.')}. {remedy}")
 

@@ -142,8 +142,8 @@ def test_a_refused_call_has_failed_and_says_why(calls):
         pytest.param(
             m.Refused.DISK,
             NotJournaled,
-            "the router refused task 't': the reason. Send it again later; "
-            "calls with durability='none' are taken meanwhile.",
+            "the router refused task 't': the reason. Send it again when that is mended, "
+            "or with durability='none', which needs no disk.",
             id="it can't be journaled",
         ),
         pytest.param(
