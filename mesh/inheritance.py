@@ -44,7 +44,7 @@ def inherit(place: locate.Place, *, journaled: bool, notify: Callable[[], None])
     boot = locate.boot_id()
     same_boot = journal.store.get_meta(_BOOT_ID) == boot
     if not same_boot:
-        journal.store.set_meta(_BOOT_ID, boot)
+        journal.remember(_BOOT_ID, boot)
     return Inheritance(tag, journal, _pages(place, same_boot=same_boot))
 
 
@@ -78,7 +78,8 @@ def _pages(place: locate.Place, *, same_boot: bool) -> Pages:
             upto = withdrawn[path][one.slot] if path in withdrawn else 0
             alive = path in withdrawn and _is_slot_of(one.pid, node_pid)
             records.append(SlotRecord("", one.slot, one.pid, alive, path, upto, one.begun))
-    return pages_of(records, are_complete=same_boot)
+    of_dead_nodes = [path for path, node_pid in pages.items() if not os.path.exists(f"/proc/{node_pid}")]
+    return pages_of(records, are_complete=same_boot, of_dead_nodes=of_dead_nodes)
 
 
 def _is_slot_of(pid: int, node_pid: int) -> bool:

@@ -58,6 +58,8 @@ class Journal:
         self.skipped = 0
         self._commits: SimpleQueue[Commit | None] = SimpleQueue()
         self._answers: deque[Answer] = deque()
+        #: What is to be remembered beside rows when the next commit is there.
+        self._to_remember: deque[tuple[str, str]] = deque()
         self._seen_damage = store.damage
         #: Why the last `tidy` failed, as it was logged; empty where it did not.
         self._untidy = ""
@@ -86,6 +88,10 @@ class Journal:
     def append(self, commit: Commit) -> None:
         """Takes a commit. Returns at once, however slow the disk is."""
         self._commits.put(commit)
+
+    def remember(self, key: str, value: str) -> None:
+        """Has something written beside the rows, right after the next commit."""
+        self._to_remember.append((key, value))
 
     def answers(self) -> list[Answer]:
         """What became of commits since the last call, in order."""
@@ -144,6 +150,9 @@ class Journal:
         try:
             rows = [(row.number, row.kind, _packed(row.kind, row.records)) for row in commit.rows]
             self._store.write(rows, commit.removed, synced=commit.synced)
+            while self._to_remember:
+                self._store.set_meta(*self._to_remember[0])
+                self._to_remember.popleft()
         except JournalUnavailable as error:
             return Failed(commit.number, str(error))
         except Exception as error:  # a defect, but a silent end of this thread would be a worse one

@@ -363,14 +363,9 @@ def _is_at(fd: int, path: str) -> bool:
 
 
 def remove_stale(place: Place) -> None:
-    """Removes what belonged to those who died while no router was there. For a router that starts."""
+    """Removes the sockets of those who died while no router was there. For a router that starts."""
     for entry in list(os.scandir(place.directory)):
-        page = _PAGE.fullmatch(entry.name)
-        if page is not None:
-            stale = not os.path.exists(f"/proc/{page[1]}")
-        else:
-            stale = _REPLY_SOCKET.fullmatch(entry.name) is not None and _nobody_listens(entry)
-        if stale:
+        if _REPLY_SOCKET.fullmatch(entry.name) is not None and _nobody_listens(entry):
             with contextlib.suppress(OSError):
                 os.unlink(entry.path)
 

@@ -69,6 +69,12 @@ def _slot_facts(hello: m.Hello) -> _SlotFacts | None:
     return _SlotFacts(node, index, queues, last, unreceipted, inquiry.link_of(info))
 
 
+def _page_of(hello: m.Hello) -> str:
+    """The path of the slot page that a node says it keeps; empty where it says none."""
+    page = hello.info.get("page")
+    return page if type(page) is str else ""
+
+
 class Crew:
     """1. Lets slots and nodes join, over one link each. 2. Heeds what nodes say of their slots. 3. Joins the two
     messages of a slot's death: its process ended, its node knows why. 4. Knows which slot pages are needed.
@@ -93,6 +99,8 @@ class Crew:
         self.pages: dict[str, str] = {}
         #: Slots that live though their node is gone: {pid: path of its slot page}. Nobody else will tell of their end.
         self.forsaken: dict[int, str] = {}
+        #: Supervisors that were refused, because their name is taken, and have yet to end: {pid: path of their page}.
+        self.turned_away: dict[int, str] = {}
 
     # --- slots -----------------------------------------------------------------------------------
 
@@ -197,10 +205,10 @@ class Crew:
         if other is not None:
             reason = f"node {name!r} is running already, with pid {other.pid}; give this one another name with -n"
             refusal = m.HelloRefused(m.PROTOCOL_MAJOR, "duplicate", reason)
-            self._outbox.effects.append(SendControl(peer, refusal))
+            self.turned_away[hello.pid] = _page_of(hello)
+            self._outbox.effects += [WatchProcess(hello.pid), SendControl(peer, refusal)]
             return False
-        page = hello.info.get("page")
-        self.pages[name] = page if type(page) is str else ""
+        page = self.pages[name] = _page_of(hello)
         known_slots = [pid for pid, kept in self.forsaken.items() if kept == page and kept]
         for pid in known_slots:
             del self.forsaken[pid]
@@ -269,7 +277,7 @@ class Crew:
 
     def supervisor_ended(self, pid: int) -> set[str]:
         """The nodes of this process are gone. Returns the slot pages they kept."""
-        pages = set()
+        pages = {self.turned_away.pop(pid, "")}
         for node in self._membership.all_by_pid(pid):
             pages.add(self.pages[node.name])
             self._node_gone(node, "its process died")

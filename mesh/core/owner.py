@@ -197,6 +197,9 @@ class Owner:
         self._outbox.now = now
         recovery = Recovery(self.dispatch, self.intake, self.ledger, self.crew, self.graveyard.letters)
         recovered = recovery.run(rows, tasks, pages, now)
+        # Another router that starts soon must find either what is made of the pages, or the pages.
+        self.ledger.hurry()
+        self._let_go(set(pages.stale))
         return recovered, self._flush()
 
     def stop(self, now: Now) -> list[Effect]:

@@ -42,9 +42,11 @@ class Pages(NamedTuple):
     begun_by_the_dead: set[bytes]
     #: The host was not started anew since the journal was written: what is in no page has not begun.
     are_complete: bool
+    #: Paths of pages of which neither the node nor a slot lives: needed until the journal says what was made of them.
+    stale: frozenset[str] = frozenset()
 
 
-def pages_of(records: list[SlotRecord], *, are_complete: bool) -> Pages:
+def pages_of(records: list[SlotRecord], *, are_complete: bool, of_dead_nodes: Iterable[str]) -> Pages:
     """Whoever has begun a task last has it."""
     last: dict[bytes, tuple[float, int | None, int]] = {}
     for place, record in enumerate(records):
@@ -60,7 +62,9 @@ def pages_of(records: list[SlotRecord], *, are_complete: bool) -> Pages:
         for place, one in enumerate(records)
         if one.is_alive
     ]
-    return Pages(living, {task_id for task_id, (_, has_it, _) in last.items() if has_it is None}, are_complete)
+    begun_by_the_dead = {task_id for task_id, (_, has_it, _) in last.items() if has_it is None}
+    stale = frozenset(of_dead_nodes) - {one.page for one in living}
+    return Pages(living, begun_by_the_dead, are_complete, stale)
 
 
 class Recovered(NamedTuple):

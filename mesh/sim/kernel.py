@@ -43,7 +43,7 @@ class Kernel:
         self.disks = {host: SimDisk(self.timeline, random.Random(f"{seed} disk {host}")) for host in hosts}
         #: {path: slot page}; those of nodes that were killed stay.
         self.pages: dict[str, SimPage] = {}
-        #: Hosts that lost their power since a router last ran there: no page of before is left.
+        #: Hosts that lost their power since something was written to their journal: no page of before is left.
         self.started_anew: set[str] = set()
         self.processes: dict[int, Mortal] = {}
         #: {pid: who wants to know of its death}
@@ -122,12 +122,6 @@ class Kernel:
                 alive = process is not None and process.alive
                 name = process.node_name if process is not None else ""
                 records.append(SlotRecord(name, number, record.pid, alive, path, withdrawn, begun))
-        are_complete = host not in self.started_anew
-        self.started_anew.discard(host)
-        return pages_of(records, are_complete=are_complete)
-
-    def remove_stale_pages(self, host: str) -> None:
-        """As locate.remove_stale: those of nodes that live no more."""
-        for path in [path for path in self.pages if path.startswith(f"{host}/")]:
-            if not self.processes[int(path.rpartition("/")[2])].alive:
-                del self.pages[path]
+        paths = [path for path in self.pages if path.startswith(f"{host}/")]
+        of_dead_nodes = [path for path in paths if not self.processes[int(path.rpartition("/")[2])].alive]
+        return pages_of(records, are_complete=host not in self.started_anew, of_dead_nodes=of_dead_nodes)

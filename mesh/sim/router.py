@@ -52,7 +52,6 @@ class SimRouter(Process):
         kernel.history.counts["tasks recovered as running"] += recovered.running
         kernel.history.counts["outcomes recovered"] += recovered.outcomes
         self.do(effects)
-        kernel.remove_stale_pages(host)
         self.wake()
 
     # --- the loop --------------------------------------------------------------------------------
@@ -79,6 +78,8 @@ class SimRouter(Process):
         return answers
 
     def _answer(self, number: int, failure: str) -> None:
+        if not failure:
+            self.kernel.started_anew.discard(self.host)
         if self.alive:
             self._answers.append((number, failure))
             self.wake()

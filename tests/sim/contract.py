@@ -162,7 +162,8 @@ class Contract:
         """Which rule ends a call whose runs brought no outcome."""
         if call.flags & Flag.EARLY_ACK:
             # Where nobody knows whether it had begun, it counts as begun.
-            unknown = self._struck(call, DEATHS | LOSSY)
+            at_a_peer = self._world.plan.with_peers and self._struck(call, ROUTER_DIES)
+            unknown = at_a_peer or self._struck(call, DEATHS | LOSSY)
             lost = self._was_not_written(call, call.mono_s, FOREVER) or any(self._died(run) for run in runs)
             return "at most once" if unknown or lost else ""
         died = [run for run in runs if self._died(run) and not run.retried]

@@ -37,16 +37,6 @@ _ROW_WRITTEN = {
     RowKind.CALLERS: "row: callers written anew",
     RowKind.DEAD: "row: dead letter written",
 }
-_CONFIRMED = {
-    m.Durability.NONE: "confirm: none",
-    m.Durability.JOURNALED: "confirm: journaled",
-    m.Durability.SYNCED: "confirm: synced",
-}
-_REFUSED = {
-    m.Refused.FULL: "refused: full",
-    m.Refused.ID: "refused: id taken",
-    m.Refused.DISK: "refused: disk",
-}
 
 
 class Coverage:
@@ -169,9 +159,9 @@ def _look_at_calls(owner: Owner, note: Note) -> None:
         for effect in effects:
             if isinstance(effect, Send) and isinstance(effect.message, m.Confirm):
                 if effect.message.confirmed:
-                    note(_CONFIRMED[m.Durability(effect.message.durability)])
+                    note(f"confirm: {m.Durability(effect.message.durability).name.lower()}")
                 for _, code, _ in effect.message.refused:
-                    note(_REFUSED[code])
+                    note(f"refused: {code}")
 
     _after(owner.intake, "take_confirms", confirmed)
     _after(answers, "is_orphan", lambda kept, _: note("outcome: without its call") if kept else None)

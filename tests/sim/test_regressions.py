@@ -357,3 +357,29 @@ def test_what_was_withdrawn_as_it_began_is_not_taken_for_what_has_run_by_the_nex
     scene.until(scene.all_ended)
     assert [len(runs) for runs in scene.runs] == [1]
     assert all(one.ending is not None and one.ending.status == Status.SUCCESS for one in scene.client.pending.values())
+
+
+def test_a_second_router_finds_the_pages_of_dead_slots_while_the_journal_does_not_say_what_came_of_them(
+    scene: Scene,
+) -> None:
+    scene.call(run_us=500_000, flags=Flag.EARLY_ACK)
+    scene.until(lambda: scene.slot.busy)
+    scene.world.down.add("A")
+    for process in scene.world.living():
+        if process.host == "A":
+            scene.world.kill(process)
+    scene.world.down.clear()
+    for _ in range(2):
+        scene.world.start_router("A")
+        scene.world.kill(scene.router)
+    scene.world.start_all()
+
+    scene.pass_time(2.0)
+    assert [len(runs) for runs in scene.runs] == [1]
+    assert scene.world.pages.keys() == {node.page_path for node in scene.world.living_nodes()}
+
+
+def test_the_page_of_a_node_whose_name_is_taken_goes_with_it(scene: Scene) -> None:
+    SimNode(scene.world, "A", "n0@A", ("default",), 1)
+    scene.pass_time(1.0)
+    assert scene.world.pages.keys() == {node.page_path for node in scene.world.living_nodes()}
