@@ -34,7 +34,7 @@ _FATES: Final = {
 @json_option
 @click.pass_obj
 def command(state: State, *, action: str, ids: tuple[str, ...], timeout: float, json_out: bool) -> int:
-    """Change what the mesh does.
+    """Change what the mesh does: revoke calls.
 
     \b
     ACTION is one of

@@ -150,6 +150,8 @@ _WAYS: Final = {
     messages.Recalled: "node → router",
     messages.SlotLost: "node → router",
     messages.Quiet: "node → router",
+    messages.AskAdoptions: "router → router",
+    messages.Adoptions: "router → router",
     messages.Request: "client → router → nodes",
     messages.Reply: "node → router",
     messages.Replies: "router → client",

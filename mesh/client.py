@@ -239,6 +239,11 @@ class Client:
             lambda: pending.confirmed or pending.failure is not None, lambda: _follow(pending), timeout_s
         )
 
+    @property
+    def delay(self) -> str:
+        """As interfaces.ResultReader."""
+        return self._calls.delay
+
     def watch(self, task_id: bytes | str) -> PendingCall:
         """As interfaces.ResultReader."""
         self._connect()

@@ -84,6 +84,11 @@ class ResultReader(Protocol):
         """Waits until the router has confirmed or refused the call; False on time-out."""
         ...
 
+    @property
+    def delay(self) -> str:
+        """Why the router does not confirm calls now, as it says; empty where nothing is in the way."""
+        ...
+
     def watch(self, task_id: bytes | str) -> PendingCall:
         """A call made elsewhere, by id or custom id; its ending comes here when there is one."""
         ...

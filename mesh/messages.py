@@ -74,6 +74,7 @@ class Refused:
     FULL: Final = "full"  #: it holds as many tasks or bytes as it may
     ID: Final = "id"  #: its custom id is taken
     DISK: Final = "disk"  #: it can't be journaled now
+    WAITS: Final = "waits"  #: not refused: it was taken, and can't be confirmed before the disk works again
 
 
 class Unrunnable:

@@ -69,7 +69,7 @@ class Node:
         self._place = place
         self._incarnation = transport.fresh_incarnation()
         slots: int = info["concurrency"]
-        self._page = SlotPage(locate.pages_path(place.directory, os.getpid()), slots, create=True)
+        self._page = _make_page(locate.pages_path(place.directory, os.getpid()), slots)
         self._supervision = Supervision(slots)
         self._out_of_memory = OutOfMemory()
         self._context = transport.context()
@@ -329,6 +329,15 @@ class Node:
         self._processes.close()
         self._wakeup.close()
         self._page.close()  # the file is the router's to remove: it may tell a later one what had begun
+
+
+def _make_page(path: str, slots: int) -> SlotPage:
+    try:
+        return SlotPage(path, slots, create=True)
+    except OSError as error:
+        raise MeshError(
+            f"the slot page {path} can't be made: {error.strerror}. Make room there, and try again."
+        ) from None
 
 
 def run_node(options: NodeOptions, run_slot: RunSlot) -> int:

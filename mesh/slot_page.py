@@ -75,7 +75,8 @@ class SlotPage:
         fd = os.open(path, flags, 0o600)
         try:
             if create:
-                os.ftruncate(fd, _page_bytes(slots))
+                # Its room is taken now: a slot that writes to it on a full disk would be ended by SIGBUS.
+                os.posix_fallocate(fd, 0, _page_bytes(slots))
             self._map = mmap.mmap(fd, _page_bytes(slots))
             #: The same bytes as words. Only so is a word written whole: `struct.pack_into` clears its bytes first, and
             #: another process could read the zero in between.

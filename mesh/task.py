@@ -315,11 +315,9 @@ def send(
     result: AsyncResult[Any] = AsyncResult(pending, client, app, ignored)
     patience_s = app.settings.publish_timeout
     if confirm and not result.confirmed(patience_s):
-        raise TimeoutError(
-            f"the router's confirmation of task {result.id}",
-            patience_s,
-            f"The call may still arrive: look with app.AsyncResult({result.id!r}).state before you send it again.",
-        )
+        look = f"look with app.AsyncResult({result.id!r}).state before you send it again."
+        why = f"The router has it, and can't journal it now: {client.delay} It" if client.delay else "The call"
+        raise TimeoutError(f"the router's confirmation of task {result.id}", patience_s, f"{why} may still run: {look}")
     return result
 
 

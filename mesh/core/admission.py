@@ -26,7 +26,7 @@ class Bounds(NamedTuple):
 
 
 class Admission:
-    """1. Knows whether there is room. 2. Says why a call is refused. 3. Gives callers the ids they choose, once each."""
+    """1. Knows whether there is room. 2. Says why a call is refused. 3. Gives callers ids of their own, once each."""
 
     def __init__(self, bounds: Bounds, dispatch: Dispatch, answers: Answers, ledger: Ledger, outbox: Outbox) -> None:
         self._bounds = bounds

@@ -68,6 +68,8 @@ class Calls:
         #: What `next_publish` has taken and neither `sent` nor `not_sent` has settled.
         self._taken: list[Entry] = []
         self._taken_received: m.Ranges = []
+        #: Why the router does not confirm what it has taken; empty where nothing is in the way.
+        self.delay = ""
 
     # --- submitting ------------------------------------------------------------------------------
 
@@ -182,7 +184,11 @@ class Calls:
     def confirm(self, confirm: m.Confirm) -> list[PendingCall]:
         """The router answers for calls, or refuses them. Returns the calls that this settles."""
         settled = []
+        self.delay = ""
         for sequence, code, reason in confirm.refused:
+            if code == m.Refused.WAITS:
+                self.delay = reason
+                continue
             entry = self.open.pop(stamp(self.prefix, sequence), None)
             if entry is not None:
                 settled.append(self._fail(entry, _refusal(entry, code, reason)))

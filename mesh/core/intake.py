@@ -269,6 +269,11 @@ class Intake:
                 caller.reached(level, first, last)
             self._confirm_by(caller, now_mono_s)
 
+    def delayed(self, batch: Batch, reason: str) -> None:
+        """The journal can't be written now: who waits for a confirm is told why there is none."""
+        batch.caller.refused.append([batch.calls[0][0], m.Refused.WAITS, reason])
+        self._confirm_by(batch.caller, self._outbox.now.mono_s)
+
     def take_confirms(self) -> list[Effect]:
         """The confirms that are due."""
         due_mono_s, now_mono_s = self.confirm_due_mono_s, self._outbox.now.mono_s

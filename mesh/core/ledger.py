@@ -341,13 +341,15 @@ class Ledger:
                 batch.block.calls = None  # it is read again when it is needed
         return vouched, commit.synced
 
-    def failed(self, number: int, reason: str, now: Now) -> None:
-        """The disk does not hold this commit: it is tried again after a while."""
+    def failed(self, number: int, reason: str, now: Now) -> list[Batch]:
+        """The disk does not hold this commit: it is tried again after a while. Which batches wait for it."""
         if self._under_way is None or number != self._under_way.number:
-            return
+            return []
+        vouched = self._vouched if not self.failing else []
         self.failing = reason
         self._retry_s = min(max(2 * self._retry_s, RETRY_S), RETRY_MAX_S)
         self._retry_mono_s = now.mono_s + self._retry_s
+        return vouched
 
     # --- what a commit says ----------------------------------------------------------------------
 

@@ -165,7 +165,8 @@ class Owner:
     def commit_failed(self, number: int, reason: str, now: Now) -> list[Effect]:
         """The journal can't take this commit now. What waits for the disk alone is let go."""
         self._outbox.now = now
-        self.ledger.failed(number, reason, now)
+        for batch in self.ledger.failed(number, reason, now):
+            self.intake.delayed(batch, reason)
         return self._flush()
 
     def fetched(self, row: int, records: list[Any] | None, now: Now) -> list[Effect]:

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -121,12 +121,12 @@ class Storm:
 
 
 @pytest.fixture
-def nodes(host: Host) -> Iterator[list[Node]]:
+def nodes(host: Host) -> list[Node]:
     """Two nodes of two slots."""
     started = [host.start_node("n1", wait=False), host.start_node("n2", wait=False)]
     for node in started:
         node.ready()
-    yield started
+    return started
 
 
 def kill_router(storm: Storm, nodes: list[Node]) -> None:

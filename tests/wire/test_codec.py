@@ -96,6 +96,8 @@ EXAMPLES: dict[str, tuple[m.Message, int]] = {
     "recalled": (m.Recalled(1, 4321, 36, 40), 0),
     "slot_lost": (m.SlotLost(1, 4321, 36, "killed by signal 9", True), 0),
     "quiet": (m.Quiet("w@h"), 0),
+    "ask_adoptions": (m.AskAdoptions(b"owner!"), 0),
+    "adoptions": (m.Adoptions([[ID[:11], [[2, 3], [5, 5]]]]), 0),
     "request": (m.Request(5, "ping", {"limit": 3}, ["w@h"], 1.5), 0),
     "reply": (m.Reply(5, False, "unknown command"), 0),
     "replies": (m.Replies(5, {"w@h": {"ok": "pong"}}, {"v@h": "no answer in 1 s"}), 0),
