@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 from mesh import codec, ids
 from mesh import messages as m
 from mesh.clock import Now
+from mesh.core.admission import Bounds
+from mesh.core.credit import FIRST_SAMPLES
 from mesh.core.dispatch import Budgets
 from mesh.core.effects import Commit, Effect, Fetch, RemovePage, RemoveReplySocket, Send, SendControl, WatchProcess
 from mesh.core.identity import Identity
-from mesh.core.admission import Bounds
 from mesh.core.ledger import LAZY_S
 from mesh.core.owner import Arrival, Limits, Owner
 from mesh.core.recovery import Pages, Recovered
@@ -271,6 +272,8 @@ class Router:
         #: What it was told to remove, in order.
         self.removed: list[RemovePage | RemoveReplySocket] = []
         self.numbers = itertools.count(1_000)
+        #: What it found when it started; None where it has not read anything.
+        self.recovered: Recovered | None = None
 
     @property
     def now(self) -> Now:
@@ -307,6 +310,11 @@ class Router:
         return peer
 
     # --- what happens ------------------------------------------------------------------------------
+
+    def learns(self, name: str, runtime_us: int = 10) -> None:
+        """It knows how long tasks of this name take."""
+        for _ in range(FIRST_SAMPLES):
+            self.owner.dispatch.estimates.add(name, runtime_us)
 
     def receive(self, batch: Sequence[Arrival]) -> None:
         """These messages arrive together."""

@@ -8,10 +8,10 @@ from typing import Any, Protocol, TypeVar
 import pytest
 
 from mesh.core.calls import Calls
-from mesh.core.credit import FIRST_SAMPLES
 from mesh.core.dispatch import Budgets
+from mesh.core.recovery import Pages
 from tests.core.bench import Bench
-from tests.core.builders import BUDGETS, Caller, Make, Router
+from tests.core.builders import BUDGETS, NO_PAGES, Caller, Make, Router
 from tests.core.caller_side import BOOT, PREFIX
 
 
@@ -58,10 +58,28 @@ def router(make_router: Make) -> Router:
 
 
 @pytest.fixture
+def restart(make_router: Make) -> Callable[..., Router]:
+    """The next router, which has read what an earlier one wrote, or the first so many commits of it.
+
+    What it has found is in its `recovered`.
+    """
+
+    def restart(
+        router: Router, commits: int | None = None, pages: Pages = NO_PAGES, later_s: float = 0.0, **limits: Any
+    ) -> Router:
+        later = make_router(journal=router.journal.upto(commits), mono_s=router.mono_s + later_s, **limits)
+        later.numbers = router.numbers  # processes and links of before are others
+        later.learns("t")
+        later.recovered = later.recover(pages)
+        return later
+
+    return restart
+
+
+@pytest.fixture
 def client(router: Router) -> Caller:
     """A client of a router that knows that its tasks are short."""
-    for _ in range(FIRST_SAMPLES):
-        router.owner.dispatch.estimates.add("t", 10)
+    router.learns("t")
     return router.client(2)
 
 

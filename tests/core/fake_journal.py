@@ -64,8 +64,8 @@ class FakeJournal:
         self.commits.append(taken)
         return taken.number
 
-    def upto(self, commits: int) -> FakeJournal:
-        """A journal that holds only the first of its commits."""
+    def upto(self, commits: int | None) -> FakeJournal:
+        """A journal that holds only the first of its commits; None for all."""
         return FakeJournal(self.commits[:commits])
 
     # --- what is there -----------------------------------------------------------------------------

@@ -4,9 +4,9 @@ import pytest
 
 from mesh import ids
 from mesh.core.effects import Commit
-from mesh.core.ledger import ITEM_BYTES, LAZY_S, LINGER_S, NEWS_LINGER_S
+from mesh.core.ledger import LAZY_S, LINGER_S, NEWS_LINGER_S
 from mesh.core.outcomes import Stored
-from mesh.core.records import RowKind, task_record
+from mesh.core.records import ITEM_BYTES, RowKind, task_record
 from mesh.core.task import NO_ROW, Begun
 from mesh.messages import Durability, Flag
 from mesh.states import Status

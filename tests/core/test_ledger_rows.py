@@ -4,9 +4,9 @@ import pytest
 
 from mesh import ids
 from mesh.core import ledger as ledger_module
-from mesh.core.ledger import ITEM_BYTES, LINGER_S, LOOK_AFTER, NEWS_LINGER_S, NOTES_BYTES, SLACK_BYTES, Facts
+from mesh.core.ledger import LINGER_S, LOOK_AFTER, NEWS_LINGER_S, NOTES_BYTES, SLACK_BYTES, Facts
 from mesh.core.ready import Block
-from mesh.core.records import RowKind
+from mesh.core.records import ITEM_BYTES, RowKind
 from mesh.core.sequences import SequenceSet
 from mesh.core.task import NO_ROW, REVIVED
 from mesh.messages import Flag
