@@ -213,9 +213,9 @@ class Crew:
         for pid in known_slots:
             del self.forsaken[pid]
         for consumer in self._dispatch.consumers.values():
-            if consumer.node == name and not is_placeholder(
-                consumer
-            ):  # a recall may have been lost with the node's earlier link
+            if consumer.pid in known_slots:
+                consumer.node = name
+            elif consumer.node == name:  # a recall may have been lost with the node's earlier link
                 consumer.recalling = False
         return True
 
@@ -262,6 +262,7 @@ class Crew:
         if consumer is None:  # it is not the sender's to tell
             return
         self.dead_slots.pop(consumer.pid, None)
+        self._moved([consumer], None, [])
         self._dispatch.lost(consumer.peer, lost.begun, lost.cause, node_lost=False, charged=lost.charged)
 
     def quiet(self, peer: bytes, quiet: m.Quiet, frames: tuple[Buffer, ...]) -> None:

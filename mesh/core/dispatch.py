@@ -286,7 +286,7 @@ class Dispatch:
         """
         has_run = SequenceSet(unreceipted)
         returned: list[Task] = []
-        lost: list[Task] = []
+        ran_before: list[Task] = []
         for one in earlier:
             self.leave(one.peer)
             for lease, task in list(one.held.items()):
@@ -294,14 +294,29 @@ class Dispatch:
                 if lease in has_run and lease <= consumer.last_lease:
                     consumer.holds_from_before(lease, task)
                 elif lease <= one.begun_upto:
-                    lost.append(task)
+                    ran_before.append(task)
                 else:
                     returned.append(task)
         consumer.recalled_upto = consumer.last_lease  # all that it holds had begun
         self._requeue(returned)
-        for task in lost:
-            self._begun_and_lost(task, "an earlier router lost its outcome", node_lost=False, charged=False)
+        for task in ran_before:
+            self._ran_before(task)
         self.join(consumer)
+
+    def _ran_before(self, task: Task) -> None:
+        """A slot has run it and an earlier router has heard what came of it: what the journal says of the task holds.
+
+        Unless that is that it may have begun, and that may happen once: then its outcome could not be written.
+        """
+        eta = task.options.get("eta") if task.options is not None else None
+        if task.begun:
+            self._begun_and_lost(task, "an earlier router lost its outcome", node_lost=False, charged=False)
+        elif eta is not None and task.phase is not Phase.DONE:
+            task.move(Phase.WAITING)
+            self._expires_again(task)
+            self.schedule.wait(task, eta)
+        else:
+            self._requeue([task])
 
     def returned(self, consumer: Consumer, leases: list[int]) -> None:
         """The consumer did not begin these; they go back to the front, uncharged. What it does not hold is ignored."""

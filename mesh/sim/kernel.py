@@ -22,8 +22,6 @@ class Mortal(Protocol):
     host: str
     pid: int
     alive: bool
-    #: Of a slot: the name of its node; else empty.
-    node_name: str
 
     def released(self, cause: str) -> None:
         """It is dead: what it had open is closed, and whose child it is will hear of it."""
@@ -120,8 +118,7 @@ class Kernel:
                     for lease, (task_id, mono_s) in record.beginnings.items()
                 ]
                 alive = process is not None and process.alive
-                name = process.node_name if process is not None else ""
-                records.append(SlotRecord(name, number, record.pid, alive, path, withdrawn, begun))
+                records.append(SlotRecord("", number, record.pid, alive, path, withdrawn, begun))
         paths = [path for path in self.pages if path.startswith(f"{host}/")]
         of_dead_nodes = [path for path in paths if not self.processes[int(path.rpartition("/")[2])].alive]
         return pages_of(records, are_complete=host not in self.started_anew, of_dead_nodes=of_dead_nodes)

@@ -30,6 +30,8 @@ class SimNode(Process):
         self.slots: dict[int, SimSlot] = {}
         self.supervision = Supervision(slots)
         self.joined = False
+        #: A router has known it, and so knows its page.
+        self.has_joined = False
         self._begun_before: dict[int, int] = {}
         self._stops = 0
         self._acted_on_stops = 0
@@ -199,7 +201,7 @@ class SimNode(Process):
     def _join(self, hello_ok: m.HelloOk) -> None:
         if self.joined or not self.watch(hello_ok.pid):
             return
-        self.joined = True
+        self.joined = self.has_joined = True
         if self.supervision.ending:
             self.link.send(m.Quiet(self.name))
 

@@ -27,7 +27,6 @@ class Process:
         self.name = name
         self.pid = kernel.new_pid(self)
         self.alive = True
-        self.node_name = ""
         self.paused = False
         #: In user code or asleep: no turn until `free`.
         self.busy = False

@@ -50,7 +50,6 @@ class SimSlot(Process):
     def __init__(self, node: Employer, index: int) -> None:
         super().__init__(node.kernel, node.host, f"slot {node.name}.{index}")
         self.node = node
-        self.node_name = node.name
         self.index = index
         self.page = node.page
         self.incarnation = self.kernel.new_incarnation()

@@ -60,9 +60,16 @@ class Scene:
             self.pass_time(0.0001)
 
     def call(
-        self, count: int = 1, *, run_us: int = 1_000, flags: int = 0, crashes: int = 0, name: str = "task"
+        self,
+        count: int = 1,
+        *,
+        run_us: int = 1_000,
+        flags: int = 0,
+        crashes: int = 0,
+        retries: int = 0,
+        name: str = "task",
     ) -> None:
-        spec = workload.Spec(name, "default", 0, flags, Job(run_us, crashes), 0, None, None, None)
+        spec = workload.Spec(name, "default", 0, flags, Job(run_us, crashes, retries), 0, None, None, None)
         clients = self.world.living_clients()
         workload.call(self.world, clients.index(self.client), (spec,) * count)
 
@@ -383,3 +390,32 @@ def test_the_page_of_a_node_whose_name_is_taken_goes_with_it(scene: Scene) -> No
     SimNode(scene.world, "A", "n0@A", ("default",), 1)
     scene.pass_time(1.0)
     assert scene.world.pages.keys() == {node.page_path for node in scene.world.living_nodes()}
+
+
+def test_a_retry_waits_for_its_time_though_the_router_dies_and_the_slot_that_ran_it_lives(scene: Scene) -> None:
+    for flags in (Flag.NONE, Flag.EARLY_ACK):
+        scene.call(run_us=200_000, flags=flags, retries=1)
+        scene.until(lambda: scene.router.owner.dispatch.schedule)
+        scene.pass_time(0.5)
+        scene.world.kill(scene.router)
+        scene.world.start_router("A")
+
+        scene.until(scene.all_ended)
+        first, second = scene.runs[-1]
+        assert first.finished_s is not None
+        assert second.began_s >= first.finished_s + 2.0
+
+
+def test_a_slot_that_dies_before_it_joins_the_next_router_is_one_that_crashed(scene: Scene) -> None:
+    scene.call(run_us=500_000)
+    scene.until(lambda: scene.slot.busy)
+    scene.pass_time(0.1)
+    scene.world.kill(scene.router)
+    scene.world.start_router("A")
+    scene.until(lambda: scene.node.joined and scene.router.owner.membership.nodes)
+    scene.world.kill(scene.slot)
+
+    scene.until(lambda: any(task.causes for task in scene.router.owner.dispatch.open.values()))
+    task = next(iter(scene.router.owner.dispatch.open.values()))
+    assert (task.crashes, task.losses) == (1, 0)
+    assert not scene.router.owner.intake.begun_elsewhere
