@@ -76,6 +76,8 @@ def state_of(known: KnownCalls, asked: bytes | str) -> list[Any]:
         elif state == RETRY:
             info["reason"] = task.retry_reason
         return [asked, task_id, state, info]
+    if task_id in known.dispatch:  # in a block, so it waits in a queue
+        return [asked, task_id, PENDING, {"known": True, "phase": Phase.READY.name}]
     caller = known.callers.get(task_id[:PREFIX_BYTES])
     if caller is not None and sequence_of(task_id) in caller.seen:
         return [asked, task_id, PENDING, {"known": True, "gone": True}]
@@ -89,6 +91,7 @@ def status(owner: Holdings, uptime_s: float) -> dict[str, Any]:
     phases["ready"] = dispatch.ready_count
     phases["waiting"] = len(dispatch.schedule)
     phases["leased"] = len(dispatch.open) - phases["ready"] - phases["waiting"]
+    phases["ready"] += dispatch.paged_count
     router = {
         "pid": me.pid,
         "boot": me.boot.hex(),
@@ -134,7 +137,7 @@ def _queues(owner: Holdings) -> list[dict[str, Any]]:
     queues = []
     for name in names:
         queue = owner.dispatch.queues.get(name)
-        depth = queue.depth if queue is not None else 0
+        depth = len(queue) if queue is not None else 0
         queues.append(
             {
                 "name": name,

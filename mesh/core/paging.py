@@ -66,8 +66,8 @@ class Paging:
         """A row has been read again; None where it can't be. Blocks in it that are next become tasks."""
         calls_of = {(prefix, calls[0][0]): calls for prefix, calls, _ in records or ()}
         for queue in self._dispatch.queues.values():
-            for first in queue.next_blocks() if queue.paged else ():
-                block: Block | None = first
+            for first in queue.first_blocks() if queue.paged else ():
+                block: Block | None = first if first.wanted else None
                 while block is not None and block.row == row:
                     calls = calls_of.get((block.prefix, block.first))
                     if calls is None:
@@ -80,7 +80,7 @@ class Paging:
         """A row can't be read now: it is tried again in a while."""
         self.fetch_again_mono_s = self._outbox.now.mono_s + FETCH_AGAIN_S
         for queue in self._dispatch.queues.values():
-            for block in queue.next_blocks() if queue.paged else ():
+            for block in queue.first_blocks() if queue.paged else ():
                 if block.row == row:
                     block.wanted = False
 

@@ -171,6 +171,10 @@ class ReadyQueue:
         lines = self._by_priority.values()
         return [block for line in lines if line.tail and (block := line.next_block) is not None]
 
+    def first_blocks(self) -> list[Block]:
+        """The first block of each priority, however many tasks are before it."""
+        return [one for line in self._by_priority.values() if line.tail and isinstance(one := line.tail[0], Block)]
+
     def block_behind(self, block: Block) -> Block | None:
         """The block that follows one which has just been unfolded, where nothing is between them."""
         line = self._by_priority[block.priority]
@@ -178,7 +182,7 @@ class ReadyQueue:
         return one if isinstance(one, Block) else None
 
     def unfold(self, block: Block, tasks: list[Task]) -> None:
-        """Puts its tasks, all READY, in the place of a block that `next_blocks` named."""
+        """Puts its tasks, all READY, in the place of a block that is the first of its priority."""
         line = self._by_priority[block.priority]
         assert line.tail[0] is block
         line.unfold(tasks)
