@@ -178,6 +178,22 @@ CASES: tuple[Case, ...] = (
         started=False,
         most_rounds=1,
     ),
+    Case(
+        "soak",
+        "2 000 000 tasks, what has grown in the second half",
+        _all("soak", "mesh"),
+        (
+            *(Metric(f"pss_{role}", "MiB", f"PSS, {role}") for role in ("client", "router", "supervisor", "slot")),
+            Metric("descriptors", "", "descriptors of all processes", Budget(_MOST, 0)),
+            Metric("files", "", "files", Budget(_MOST, 0)),
+            Metric("disk", "MiB", "bytes of files"),
+            Metric("pss_router_last", "MiB", "router PSS at the end"),
+            Metric("disk_last", "MiB", "bytes of files at the end"),
+            Metric("rate", "tasks/s", "throughput"),
+        ),
+        alone=True,
+        most_rounds=1,
+    ),
 )
 
 MESH = "mesh"

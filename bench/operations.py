@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from bench.figures import percentile
 from bench.marks import new_marks, wait_for_marks
-from bench.process_facts import cpu_ns, pss_bytes, wake_ups
+from bench.process_facts import cpu_ns, descriptors, pss_bytes, wake_ups
 from bench.sizes import RESIDENT_TASKS, Sizes
 from bench.systems import protocol
 from bench.systems.protocol import Pids, Role
@@ -122,6 +122,33 @@ def memory(system: protocol.Hoarder, sizes: Sizes, scratch: Path) -> Figures:
     }
 
 
+def soak(system: protocol.Soaked, sizes: Sizes, scratch: Path) -> Figures:
+    """What has grown in the second half of many tasks: in the first the router fills the room it has for outcomes."""
+    pids = system.pids()
+    begun_s = time.perf_counter()
+    looks = []
+    for _ in range(2):
+        for _ in range(sizes.soak_tasks // sizes.tasks // 2):
+            system.loop(sizes.tasks)
+        looks.append(_look(system, sizes, pids))
+    took_s = time.perf_counter() - begun_s
+    grown = {key: looks[1][key] - looks[0][key] for key in looks[0]}
+    last = {f"{key}_last": looks[-1][key] for key in ("pss_router", "disk")}
+    return {"rate": sizes.soak_tasks / took_s, **grown, **last}
+
+
+def _look(system: protocol.Soaked, sizes: Sizes, pids: Pids) -> Figures:
+    time.sleep(sizes.cpu_settle_s)
+    files = system.files()
+    pss = {f"pss_{role}": mib / _MIB for role, mib in _sums(pids, pss_bytes).items()}
+    return {
+        **pss,
+        "descriptors": sum(_sums(pids, descriptors).values()),
+        "files": len(files),
+        "disk": sum(path.stat().st_size for path in files) / _MIB,
+    }
+
+
 def fairness(system: protocol.Napper, sizes: Sizes, scratch: Path) -> Figures:
     """One long task, then many short ones: until the short ones are done, s."""
     took_s = _seconds(lambda: system.naps(sizes.long_nap_s, sizes.short_nap_s, sizes.short_naps))
@@ -134,7 +161,7 @@ OPERATIONS: dict[str, Callable[[Any, Sizes, Path], Figures]] = {
     operation.__name__: operation
     for operation in (
         *(sequential, loop, batch, submit, forget, gather),
-        *(echo, cold, idle, memory, fairness),
+        *(echo, cold, idle, memory, soak, fairness),
     )
 }
 

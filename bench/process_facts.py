@@ -18,6 +18,11 @@ def pss_bytes(pid: int) -> int:
     raise OSError(f"no Pss in the smaps_rollup of process {pid}")
 
 
+def descriptors(pid: int) -> int:
+    """How many descriptors it has open."""
+    return sum(1 for _ in (_PROC / str(pid) / "fd").iterdir())
+
+
 def cpu_ns(pid: int) -> int:
     """CPU time of the living threads. From schedstat, because the ticks of `stat` are 10 ms."""
     return sum(int(text.split()[0]) for text in _of_threads(pid, "schedstat"))

@@ -20,7 +20,7 @@ from bench.sizes import Sizes
 #: Names the driver's directory in the environment of everything that the driver starts.
 DIRECTORY_VARIABLE = "MESH_BENCH_DIRECTORY"
 #: An operation consists of several waits, each bounded by the sizes' time-out.
-_WAITS = 4
+_WAITS = 40
 _STOP_S = 10.0
 #: Where `python -m bench.driver` is found.
 _ROOT = Path(__file__).parents[1]

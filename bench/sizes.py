@@ -31,6 +31,7 @@ class Sizes:
     idle_settle_s: float = 2.0
     idle_watch_s: float = 5.0
     queued_tasks: int = 200_000
+    soak_tasks: int = 2_000_000
     long_nap_s: float = 3.0
     short_naps: int = 200
     short_nap_s: float = 0.001
@@ -51,6 +52,7 @@ QUICK = Sizes(
     idle_settle_s=0.2,
     idle_watch_s=0.5,
     queued_tasks=2_000,
+    soak_tasks=5_000,
     long_nap_s=0.3,
     short_naps=20,
     cpu_settle_s=0.05,

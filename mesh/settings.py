@@ -281,7 +281,7 @@ SETTINGS: Final[tuple[SettingSpec, ...]] = (
     SettingSpec(
         "results_max_bytes", "bytes", "a whole number from 1048576",
         "How much memory and disk outcomes may take in a router; those the caller has received go first. 256 MiB are "
-        "about a million small results.",
+        "about 700 000 small results.",
         _whole(1 << 20),
     ),
     SettingSpec(

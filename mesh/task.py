@@ -316,8 +316,9 @@ def send(
     patience_s = app.settings.publish_timeout
     if confirm and not result.confirmed(patience_s):
         look = f"look with app.AsyncResult({result.id!r}).state before you send it again."
-        why = f"The router has it, and can't journal it now: {client.delay} It" if client.delay else "The call"
-        raise TimeoutError(f"the router's confirmation of task {result.id}", patience_s, f"{why} may still run: {look}")
+        why = f"The router has it, and can't journal it now: {client.delay} " if client.delay else ""
+        remedy = f"{why}The call may still arrive: {look}"
+        raise TimeoutError(f"the router's confirmation of task {result.id}", patience_s, remedy)
     return result
 
 

@@ -131,6 +131,9 @@ class MeshSystem:
             last = self._call_ticks_in_a_block(min(TASKS_PER_BLOCK, tasks - first), path)
             last.confirmed(timeout=self._timeout_s)
 
+    def files(self) -> list[Path]:
+        return [path for path in self._directory.rglob("*") if path.is_file()]
+
     def replace_router(self) -> None:
         pid = self._status()["router"]["pid"]
         os.kill(pid, signal.SIGKILL)

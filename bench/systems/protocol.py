@@ -65,6 +65,13 @@ class Forgetter(System, Protocol):
     def forget(self, tasks: int, path: Path) -> None: ...
 
 
+class Soaked(Caller, Protocol):
+    """Runs for long, and shows what it keeps."""
+
+    def files(self) -> list[Path]:
+        """All files it has on disk now."""
+
+
 class Napper(System, Protocol):
     """One long task, then many short ones: returns when the short ones are done; `finish` waits for the long one."""
 

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from mesh.messages import Buffer
 
 #: What an outcome takes of `results_max_bytes` beside its body: id, tuple and table entry.
-ENTRY_BYTES: Final = 256
+ENTRY_BYTES: Final = 352
 #: When there is no room, this share is freed at once, so that the cost per outcome stays constant.
 EVICT_SHARE: Final = 8
 

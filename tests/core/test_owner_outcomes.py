@@ -4,6 +4,7 @@ import pytest
 
 from mesh import messages as m
 from mesh.core.records import RowKind
+from mesh.core.outcomes import ENTRY_BYTES
 from mesh.messages import Durability, Flag
 from mesh.states import Status
 
@@ -78,7 +79,7 @@ def test_a_call_whose_outcome_had_to_make_room_is_told_so(make_router, others):
 
 def test_what_the_caller_has_is_the_first_to_go(make_router):
     # Given room for few outcomes, all of them stored
-    router = make_router(results_max_bytes=10 * 1256)
+    router = make_router(results_max_bytes=10 * (1000 + ENTRY_BYTES))
     client, slot = router.client(), router.slot()
     ids = client.calls(11)
     for task_id in ids[:10]:

@@ -34,6 +34,9 @@ class Sent(NamedTuple):
 class Recorder:
     """1. Records calls. 2. Ends them when told to. 3. Answers about states from `known`."""
 
+    #: As interfaces.ResultReader.
+    delay = ""
+
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings
         self.sent: list[Sent] = []
