@@ -80,6 +80,8 @@ class Client:
         self._drained = threading.Event()
         self._joined = False
         self._refused = ""
+        #: Since when no router has been heard of, before the first answers.
+        self._waiting_since_mono_s = 0.0
         self._last_failure = ""
         #: Why no router of this mesh will ever take this client.
         self._fatal: MeshError | None = None
@@ -125,11 +127,11 @@ class Client:
         self._link = self._dial()
 
     def _first_hello(self) -> None:
-        begun_mono_s = time.monotonic()
+        self._waiting_since_mono_s = time.monotonic()
         while not self._joined:
             if self._fatal is not None:
                 raise self._fatal
-            waited_s = time.monotonic() - begun_mono_s
+            waited_s = time.monotonic() - self._waiting_since_mono_s
             if waited_s >= self._settings.broker_connection_timeout:
                 raise RouterUnreachable(self._place.mesh, waited_s, locate.inbox_url(self._place), self._refused)
             self.turn(HELLO_AGAIN_S)
@@ -393,7 +395,7 @@ class Client:
     def _greet(self, peer: bytes, hello: messages.Hello) -> None:
         """Lets a slot in at the reply door; one of another mesh or version goes through the router, if that lets it."""
         if hello.mesh != self._place.mesh or hello.major != messages.PROTOCOL_MAJOR:
-            code = "version" if hello.major != messages.PROTOCOL_MAJOR else "mesh"
+            code = messages.Code.VERSION if hello.major != messages.PROTOCOL_MAJOR else messages.Code.MESH
             refusal = f"this client is of mesh {self._place.mesh!r} and speaks protocol {messages.PROTOCOL_MAJOR}"
             self._door.send(peer, messages.HelloRefused(messages.PROTOCOL_MAJOR, code, refusal))
             return
@@ -430,7 +432,9 @@ class Client:
         said, self._refused = self._refused, refused.reason
         if refused.reason != said:
             logger.warning("the router refused this client: %s", refused.reason, extra={"action": "refused"})
-        if refused.code in {"version", "mesh", "duplicate"}:
+        if refused.code == messages.Code.STARTING:
+            self._waiting_since_mono_s = time.monotonic()  # it is there, and will answer
+        if refused.code in messages.Code.FINAL:
             # No later HELLO of this client will be answered otherwise: whoever waits is told.
             self._fatal = _refusal(refused)
             with self._submit_lock:
@@ -526,7 +530,7 @@ class Client:
 
 
 def _refusal(refused: messages.HelloRefused) -> MeshError:
-    if refused.code == "version":
+    if refused.code == messages.Code.VERSION:
         return VersionRefused(refused.major, messages.PROTOCOL_MAJOR)
     return MeshError(f"the router refuses this client: {refused.reason}")
 

@@ -68,6 +68,18 @@ class Durability(IntEnum):
     SYNCED = 2  #: survives the loss of power
 
 
+class Code:
+    """Why a HELLO is refused."""
+
+    VERSION: Final = "version"  #: another protocol
+    MESH: Final = "mesh"  #: another mesh
+    DUPLICATE: Final = "duplicate"  #: another process bears this name or incarnation
+    DRAINING: Final = "draining"  #: the router is about to exit: try again
+    STARTING: Final = "starting"  #: the router reads its journal: try again, for as long as it says so
+    #: No later HELLO of the same process is answered otherwise.
+    FINAL: Final = frozenset({VERSION, MESH, DUPLICATE})
+
+
 class Refused:
     """Why a router does not take a call."""
 
@@ -171,7 +183,7 @@ class HelloRefused(NamedTuple):
     """The link stays closed."""
 
     major: int
-    code: str  #: "version", "mesh", "duplicate", "draining"
+    code: str  #: of `Code`
     reason: str
 
 

@@ -266,7 +266,9 @@ class Node:
                 logger.warning("the router dropped a message: %s", message, extra={"action": "malformed"})
             elif type(message) is messages.HelloRefused:
                 self.refused = message.reason
-                if message.code in ("duplicate", "version", "mesh"):
+                if message.code == messages.Code.STARTING:
+                    self._waiting_since_mono_s = time.monotonic()  # it is there, and will answer
+                if message.code in messages.Code.FINAL:
                     raise MeshError(message.reason)
             elif type(message) is messages.NeedHello:
                 self._rejoin()

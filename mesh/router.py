@@ -11,7 +11,7 @@ import resource
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from mesh.core.dispatch import Budgets
 from mesh.core.effects import Commit, Effect, Fetch, RemovePage, RemoveReplySocket, Send, SendControl, WatchProcess
 from mesh.core.identity import Identity
 from mesh.core.owner import Arrival, Limits, Owner
+from mesh.core.records import Row
 from mesh.core.recovery import Pages
 from mesh.exceptions import JournalUnavailable, MalformedMessage, MeshError
 from mesh.inheritance import inherit
@@ -40,6 +41,13 @@ LAST_WORDS: Final = 100
 MALFORMED_LOGGED: Final = 3
 #: Peers remembered for that.
 MALFORMED_PEERS: Final = 1000
+#: How often a router that reads a long journal looks who has come.
+LOOK_WHILE_READING_S: Final = 0.1
+STARTING: Final = messages.HelloRefused(
+    messages.PROTOCOL_MAJOR,
+    messages.Code.STARTING,
+    "this router is reading its journal; it will answer when it is done",
+)
 #: Reasons to refuse somebody that are logged; further ones are not.
 REFUSALS_LOGGED: Final = 100
 
@@ -85,7 +93,10 @@ class Router:
         begun_mono_s = clock.mono_s()
         journal = self._journal
         recovered, effects = self._owner.recover(
-            journal.recovered(tasks=False), journal.recovered(tasks=True), pages, clock.now()
+            self._putting_off(journal.recovered(tasks=False)),
+            self._putting_off(journal.recovered(tasks=True)),
+            pages,
+            clock.now(),
         )
         self._do(effects)
         if any(recovered):
@@ -95,6 +106,18 @@ class Router:
                 recovered.ended,
                 extra={"action": "recovered"},
             )
+
+    def _putting_off(self, rows: Iterator[Row]) -> Iterator[Row]:
+        """The rows; whoever says HELLO while they are read is told to wait, and not left to give up."""
+        look_mono_s = clock.mono_s() + LOOK_WHILE_READING_S
+        for row in rows:
+            yield row
+            if clock.mono_s() >= look_mono_s:
+                for door in (self._inbox, self._control):
+                    for peer, message, _, _ in door.receive():
+                        if type(message) is messages.Hello:
+                            door.send(peer, STARTING)
+                look_mono_s = clock.mono_s() + LOOK_WHILE_READING_S
 
     def _bind(self) -> None:
         self._inbox = self._open(locate.inbox_url(self._place))

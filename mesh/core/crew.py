@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from sys import intern
 from typing import Final, NamedTuple
 
@@ -99,8 +100,9 @@ class Crew:
         self.pages: dict[str, str] = {}
         #: Slots that live though their node is gone: {pid: path of its slot page}. Nobody else will tell of their end.
         self.forsaken: dict[int, str] = {}
-        #: Supervisors that were refused, because their name is taken, and have yet to end: {pid: path of their page}.
-        self.turned_away: dict[int, str] = {}
+        #: Supervisors that live and have not joined: an earlier router may have known them, or their name is taken.
+        #: {pid: path of their slot page}
+        self.strangers: dict[int, str] = {}
 
     # --- slots -----------------------------------------------------------------------------------
 
@@ -167,6 +169,11 @@ class Crew:
             self._begun_elsewhere[task_id] = (consumer, lease)
         return consumer
 
+    def expects(self, keepers: Mapping[int, str]) -> None:
+        """These supervisors live and will join, or end: {pid: path of the slot page}."""
+        self.strangers.update(keepers)
+        self._outbox.effects += [WatchProcess(pid) for pid in keepers]
+
     def slot_bye(self, peer: bytes) -> None:
         """A slot takes no more tasks."""
         consumer = self._dispatch.consumers.get(peer)
@@ -204,11 +211,12 @@ class Crew:
         other = self._membership.join(Node(name, peer, hello.pid, hello.info))
         if other is not None:
             reason = f"node {name!r} is running already, with pid {other.pid}; give this one another name with -n"
-            refusal = m.HelloRefused(m.PROTOCOL_MAJOR, "duplicate", reason)
-            self.turned_away[hello.pid] = _page_of(hello)
+            refusal = m.HelloRefused(m.PROTOCOL_MAJOR, m.Code.DUPLICATE, reason)
+            self.strangers[hello.pid] = _page_of(hello)
             self._outbox.effects += [WatchProcess(hello.pid), SendControl(peer, refusal)]
             return False
         page = self.pages[name] = _page_of(hello)
+        self.strangers.pop(hello.pid, None)
         known_slots = [pid for pid, kept in self.forsaken.items() if kept == page and kept]
         for pid in known_slots:
             del self.forsaken[pid]
@@ -278,7 +286,7 @@ class Crew:
 
     def supervisor_ended(self, pid: int) -> set[str]:
         """The nodes of this process are gone. Returns the slot pages they kept."""
-        pages = {self.turned_away.pop(pid, "")}
+        pages = {self.strangers.pop(pid, "")}
         for node in self._membership.all_by_pid(pid):
             pages.add(self.pages[node.name])
             self._node_gone(node, "its process died")
@@ -299,7 +307,7 @@ class Crew:
 
     def remove_pages(self, pages: set[str]) -> list[Effect]:
         """Removes those of the pages that no node keeps and no slot uses."""
-        needed = {"", *self.pages.values(), *self.forsaken.values()}
+        needed = {"", *self.pages.values(), *self.forsaken.values(), *self.strangers.values()}
         return [RemovePage(page) for page in sorted(pages - needed)]
 
     def give_up_waiting_for_causes(self) -> None:

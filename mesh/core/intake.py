@@ -82,7 +82,7 @@ class Intake:
         caller = self.callers.get(key)
         if caller is not None and caller.peer is not None and caller.pid != hello.pid:
             self._outbox.effects.append(
-                Send(peer, m.HelloRefused(m.PROTOCOL_MAJOR, "duplicate", "another client bears this incarnation"))
+                Send(peer, m.HelloRefused(m.PROTOCOL_MAJOR, m.Code.DUPLICATE, "another client bears this incarnation"))
             )
             return False
         link = inquiry.link_of(hello.info)

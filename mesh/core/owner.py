@@ -278,13 +278,13 @@ class Owner:
         code, reason = "", ""
         if hello.major != m.PROTOCOL_MAJOR:
             code, reason = (
-                "version",
+                m.Code.VERSION,
                 f"this router speaks protocol {m.PROTOCOL_MAJOR}, not {hello.major}; install one mesh-tasks release",
             )
         elif hello.mesh != self.identity.mesh:
-            code, reason = "mesh", f"this is the router of mesh {self.identity.mesh!r}, not of {hello.mesh!r}"
+            code, reason = m.Code.MESH, f"this is the router of mesh {self.identity.mesh!r}, not of {hello.mesh!r}"
         elif self.draining:
-            code, reason = "draining", "this router is about to exit; try again"
+            code, reason = m.Code.DRAINING, "this router is about to exit; try again"
         if code:
             refusal = m.HelloRefused(m.PROTOCOL_MAJOR, code, reason)
             self._outbox.effects.append(SendControl(peer, refusal) if control else Send(peer, refusal))
@@ -363,7 +363,7 @@ class Owner:
         self.runs.keep_promises()
         while self._promised and self.ledger.holds(self._promised[0][0]):
             self._outbox.effects.append(self._promised.popleft()[1])
-        while self._pages and self.ledger.holds(self._pages[0][0]):
+        while self._pages and self.ledger.has(self._pages[0][0]):
             self._outbox.effects += self.crew.remove_pages(self._pages.popleft()[1])
 
     def _take_commit_answer(self, number: int) -> None:

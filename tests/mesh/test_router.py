@@ -317,3 +317,42 @@ def test_a_client_that_meets_a_leaving_router_is_served(host: Host, impatient_ap
 
     # Then each has been served by a router of the moment, and the last of them leaves too
     eventually(lambda: not routers(host))
+
+
+SLOW_READER = """
+import logging, sys, time
+from mesh import journal, locate
+from mesh.router import run_router
+from mesh.settings import Settings
+read = journal.Journal.recovered
+def slowly(self, *, tasks):
+    rows = list(read(self, tasks=tasks))
+    assert rows or not tasks
+    for row in rows:
+        for _ in range(20):
+            time.sleep(0.1)
+            yield row._replace(records=[])
+        yield row
+journal.Journal.recovered = slowly
+logging.basicConfig(level=logging.INFO)
+sys.exit(run_router(locate.locate(f"mesh://{sys.argv[-1]}"), Settings()))
+"""
+
+
+def test_who_comes_while_a_router_reads_its_journal_waits_for_it(
+    host: Host, app: Mesh, monkeypatch: pytest.MonkeyPatch
+):
+    # Given a journal that a router takes two seconds to read
+    host.run_script("from tests.mesh.proj import tasks; tasks.add.apply_async((20, 22), task_id='kept', confirm=True)")
+    os.kill(host.router_pid(), signal.SIGKILL)
+    monkeypatch.setattr(app.conf, "broker_connection_timeout", 0.5)
+    router = host.start_script(SLOW_READER)
+    eventually(lambda: host.router_pid() == router.pid)
+
+    # When somebody calls who waits half a second for a router at most
+    later = tasks.add.delay(1, 1)
+
+    # Then it is served, and so is what waited
+    host.start_node(slots=1)
+    assert later.get(DEADLINE_S) == 2
+    assert app.AsyncResult("kept").get(DEADLINE_S) == 42
