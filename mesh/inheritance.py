@@ -78,8 +78,8 @@ def _pages(place: locate.Place, *, same_boot: bool) -> Pages:
             upto = withdrawn[path][one.slot] if path in withdrawn else 0
             alive = path in withdrawn and _is_slot_of(one.pid, node_pid)
             records.append(SlotRecord("", one.slot, one.pid, alive, path, upto, one.begun))
-    of_dead_nodes = [path for path, node_pid in pages.items() if not os.path.exists(f"/proc/{node_pid}")]
-    return pages_of(records, are_complete=same_boot, of_dead_nodes=of_dead_nodes)
+    keepers = {path: node_pid if os.path.exists(f"/proc/{node_pid}") else None for path, node_pid in pages.items()}
+    return pages_of(records, are_complete=same_boot, keepers=keepers)
 
 
 def _is_slot_of(pid: int, node_pid: int) -> bool:

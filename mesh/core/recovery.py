@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from mesh.clock import Now
@@ -44,10 +44,12 @@ class Pages(NamedTuple):
     are_complete: bool
     #: Paths of pages of which neither the node nor a slot lives: needed until the journal says what was made of them.
     stale: frozenset[str] = frozenset()
+    #: {pid of a node that lives: path of its page}
+    keepers: Mapping[int, str] = {}
 
 
-def pages_of(records: list[SlotRecord], *, are_complete: bool, of_dead_nodes: Iterable[str]) -> Pages:
-    """Whoever has begun a task last has it."""
+def pages_of(records: list[SlotRecord], *, are_complete: bool, keepers: Mapping[str, int | None]) -> Pages:
+    """Whoever has begun a task last has it. `keepers` tells of each page the pid of its node, None where that is dead."""
     last: dict[bytes, tuple[float, int | None, int]] = {}
     for place, record in enumerate(records):
         for task_id, lease, mono_s, by_this in record.beginnings:
@@ -63,8 +65,9 @@ def pages_of(records: list[SlotRecord], *, are_complete: bool, of_dead_nodes: It
         if one.is_alive
     ]
     begun_by_the_dead = {task_id for task_id, (_, has_it, _) in last.items() if has_it is None}
-    stale = frozenset(of_dead_nodes) - {one.page for one in living}
-    return Pages(living, begun_by_the_dead, are_complete, stale)
+    stale = frozenset(path for path, pid in keepers.items() if pid is None) - {one.page for one in living}
+    living_keepers = {pid: path for path, pid in keepers.items() if pid is not None}
+    return Pages(living, begun_by_the_dead, are_complete, stale, living_keepers)
 
 
 class Recovered(NamedTuple):
@@ -105,6 +108,7 @@ class Recovery:
         self._pages = pages
         for slot in pages.living:
             self._crew.stands_in(slot)
+        self._crew.expects(pages.keepers)
         notes = []
         for row in first_pass:
             if row.kind in (RowKind.NOTES, RowKind.CALLERS):

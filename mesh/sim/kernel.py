@@ -120,5 +120,6 @@ class Kernel:
                 alive = process is not None and process.alive
                 records.append(SlotRecord("", number, record.pid, alive, path, withdrawn, begun))
         paths = [path for path in self.pages if path.startswith(f"{host}/")]
-        of_dead_nodes = [path for path in paths if not self.processes[int(path.rpartition("/")[2])].alive]
-        return pages_of(records, are_complete=host not in self.started_anew, of_dead_nodes=of_dead_nodes)
+        pids = {path: int(path.rpartition("/")[2]) for path in paths}
+        keepers = {path: pid if self.processes[pid].alive else None for path, pid in pids.items()}
+        return pages_of(records, are_complete=host not in self.started_anew, keepers=keepers)

@@ -163,7 +163,9 @@ class Contract:
         if call.flags & Flag.EARLY_ACK:
             # Where nobody knows whether it had begun, it counts as begun.
             at_a_peer = self._world.plan.with_peers and self._struck(call, ROUTER_DIES)
-            unknown = at_a_peer or self._struck(call, DEATHS | LOSSY)
+            # Marked as begun for its next run, it can't be told from one whose last run's outcome was lost.
+            retried = any(run.retried for run in runs) and self._struck(call, ROUTER_DIES)
+            unknown = at_a_peer or retried or self._struck(call, DEATHS | LOSSY)
             lost = self._was_not_written(call, call.mono_s, FOREVER) or any(self._died(run) for run in runs)
             return "at most once" if unknown or lost else ""
         died = [run for run in runs if self._died(run) and not run.retried]

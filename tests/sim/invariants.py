@@ -105,9 +105,11 @@ def _check_tables(world: World, host: str) -> None:
 
     pages = {node.page_path for node in world.living_nodes() if node.host == host}
     # Of what died before a router knew it the next one to start will find the page.
-    unknown = {node.page_path for node in world.processes.values() if isinstance(node, SimNode) and not node.has_joined}
+    nodes = [node for node in world.processes.values() if isinstance(node, SimNode)]
+    unknown = {node.page_path for node in nodes if not (node.has_joined or node.alive)}
     kept = {path for path in world.pages if path.startswith(f"{host}/") and path not in unknown}
-    assert kept == pages, f"slot pages of nodes that are gone: {kept - pages}"
+    assert kept == pages, f"slot pages of nodes that are gone: {kept - pages}; missing: {pages - kept}"
+    assert not owner.crew.strangers, f"nodes are awaited: {owner.crew.strangers}"
     _check_disk(world, host)
 
 

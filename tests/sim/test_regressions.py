@@ -419,3 +419,26 @@ def test_a_slot_that_dies_before_it_joins_the_next_router_is_one_that_crashed(sc
     task = next(iter(scene.router.owner.dispatch.open.values()))
     assert (task.crashes, task.losses) == (1, 0)
     assert not scene.router.owner.intake.begun_elsewhere
+
+
+def test_the_page_of_a_living_node_stays_though_its_slots_die_before_it_joins_the_next_router(scene: Scene) -> None:
+    scene.node.link.drop()
+    scene.world.kill(scene.router)
+    scene.world.start_router("A")
+    scene.world.kill(scene.slot)
+    scene.pass_time(1.0)
+    assert scene.node.page_path in scene.world.pages
+
+
+def test_the_page_of_a_dead_slot_stays_while_the_disk_is_full(scene: Scene) -> None:
+    scene.call(run_us=500_000, flags=Flag.EARLY_ACK)
+    scene.until(lambda: scene.slot.busy)
+    scene.world.disks["A"].full = True
+    scene.world.kill(scene.node)
+    scene.pass_time(1.0)
+    scene.world.kill(scene.router)
+    scene.world.disks["A"].heal()
+    scene.world.start_all()
+
+    scene.pass_time(2.0)
+    assert [len(runs) for runs in scene.runs] == [1]
