@@ -161,6 +161,62 @@ def test_what_is_forgotten_gives_its_room_back(make):
     assert (len(store), store.stored_bytes) == (0, 0)
 
 
+# --- what must outlive the router ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kept", "received", "needed"),
+    [
+        pytest.param(False, False, True, id="its caller has not got it"),
+        pytest.param(False, True, False, id="its caller has it"),
+        pytest.param(True, True, True, id="its caller has it, and it is to be kept"),
+        pytest.param(True, False, True, id="it is to be kept"),
+    ],
+)
+def test_an_outcome_is_needed_until_its_caller_has_it_or_where_it_is_to_be_kept(make, kept, received, needed):
+    store = make()
+    stored = outcome()._replace(kept=kept)
+    store.put(key(1), stored)
+    if received:
+        assert store.received(key(1)) == stored
+    assert store.needed(key(1)) == (stored if needed else None)
+    assert store.needed(key(2)) is None
+
+
+def test_it_is_told_once_that_an_outcome_was_received(make):
+    store = make()
+    put(store, 1)
+    assert store.has_unreceived
+    assert store.received(key(1)) == outcome()
+    assert (store.received(key(1)), store.received(key(2)), store.has_unreceived) == (None, None, False)
+    assert store.gone == []
+
+
+def test_what_is_kept_no_longer_is_told_whatever_the_reason(make):
+    # Given room for two outcomes, which expire after ten seconds
+    store = make(room=2, expires_s=10.0)
+    put(store, 1, 2, stored_mono_s=0.0)
+    store.received(key(2))
+
+    # When there is no room, one is forgotten, and one expires
+    put(store, 3, stored_mono_s=1.0)
+    assert store.gone == [2, 1]
+    store.forget(key(3))
+    store.forget(key(3))
+    put(store, 4, stored_mono_s=2.0)
+    store.expire(100.0)
+
+    # Then each is told once
+    assert store.gone == [2, 1, 3, 4]
+
+
+def test_the_frames_of_an_outcome_take_room_too(make):
+    store = make()
+    store.put(key(1), outcome(body=b"123", frames=(b"4567", b"8")))
+    assert store.stored_bytes == 8 + ENTRY_BYTES
+    assert outcome(body=b"", frames=()).size == ENTRY_BYTES
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_a_store_stays_within_its_bounds_and_drops_in_order(checked, seed):
     rng = random.Random(seed)

@@ -72,6 +72,47 @@ def test_a_copy_of_the_ranges_stays_as_it_is(make):
     assert copied == [[1, 3]]
 
 
+@pytest.mark.parametrize(
+    ("ranges", "removed", "expected"),
+    [
+        pytest.param([], (1, 9), [], id="from an empty set"),
+        pytest.param([(3, 5)], (3, 5), [], id="exactly what is there"),
+        pytest.param([(3, 5)], (1, 9), [], id="more than is there"),
+        pytest.param([(3, 5)], (6, 9), [[3, 5]], id="what lies behind"),
+        pytest.param([(3, 5)], (1, 2), [[3, 5]], id="what lies before"),
+        pytest.param([(3, 5)], (5, 9), [[3, 4]], id="the last"),
+        pytest.param([(3, 5)], (1, 3), [[4, 5]], id="the first"),
+        pytest.param([(3, 5)], (4, 4), [[3, 3], [5, 5]], id="one in the middle"),
+        pytest.param([(1, 9)], (3, 6), [[1, 2], [7, 9]], id="a part in the middle"),
+        pytest.param([(1, 2), (4, 5), (7, 9)], (2, 7), [[1, 1], [8, 9]], id="parts of several, and those between them"),
+        pytest.param([(1, 2), (4, 5), (7, 9)], (3, 3), [[1, 2], [4, 5], [7, 9]], id="a gap"),
+        pytest.param([(1, 2), (4, 5), (7, 9)], (6, 8), [[1, 2], [4, 5], [9, 9]], id="the first part of the last"),
+        pytest.param([(1, 2), (4, 5), (7, 9)], (1, 1), [[2, 2], [4, 5], [7, 9]], id="the very first"),
+    ],
+)
+def test_a_range_that_is_removed_leaves_what_is_beside_it(make, ranges, removed, expected):
+    numbers = make(*ranges)
+    numbers.discard_range(*removed)
+    assert numbers.ranges() == expected
+
+
+@pytest.mark.parametrize(
+    ("ranges", "others", "expected"),
+    [
+        pytest.param([], [[1, 9]], [], id="nothing in an empty set"),
+        pytest.param([(1, 9)], [], [], id="nothing with nothing"),
+        pytest.param([(1, 3)], [[4, 9]], [], id="nothing with what follows"),
+        pytest.param([(1, 5)], [[3, 9]], [[3, 5]], id="where they overlap"),
+        pytest.param([(3, 4), (6, 9)], [[1, 7]], [[3, 4], [6, 7]], id="parts"),
+        pytest.param([(1, 9)], [[2, 3], [5, 5]], [[2, 3], [5, 5]], id="all of the others"),
+    ],
+)
+def test_what_two_sets_have_in_common_is_in_both(make, ranges, others, expected):
+    numbers = make(*ranges)
+    assert numbers.common_with(others) == expected
+    assert numbers.ranges() == [list(one) for one in ranges]
+
+
 def test_what_is_missing_costs_no_more_than_there_are_ranges(make):
     numbers = make((10, 20), (30, 40))
     assert numbers.missing_from([[1, 1 << 60]]) == [[1, 9], [21, 29], [41, 1 << 60]]

@@ -4,7 +4,17 @@ import pytest
 
 from mesh import ids
 from mesh import messages as m
-from mesh.core.work import GAP_MAX, HOLD_BYTES, HOLD_S, RESEND_S, TINY_US, Work, outcomes_message, results_message
+from mesh.core.work import (
+    GAP_MAX,
+    HOLD_BYTES,
+    HOLD_S,
+    RESEND_S,
+    TINY_US,
+    UNRECEIPTED_MAX,
+    Work,
+    outcomes_message,
+    results_message,
+)
 from mesh.messages import Flag
 from mesh.states import Status
 from tests.core.slot_side import CALLER, OTHER, assignment, run, send, tasks, unreceipted, waiting
@@ -283,3 +293,53 @@ def test_a_slot_that_joins_anew_returns_nothing_of_what_it_held(work):
     work.returned([2, 3], 0.0)
     work.rejoin()
     assert (work.overdue(99.0), work.next_deadline_mono_s()) == (([], None), None)
+
+
+# --- what goes along with HELLO ------------------------------------------------------------------
+
+
+def test_a_slot_tells_which_leases_it_has_run_without_a_receipt(work):
+    # Given leases of which some have run and are sent, one has run and is not sent, and one has not run
+    assert work.unreceipted_leases() == []
+    work.take(tasks(1, 6), ())
+    for _ in range(4):
+        run(work)
+    send(work)
+    run(work)
+
+    # Then the first five are told; and without those that have a receipt, the rest
+    assert work.unreceipted_leases() == [[1, 5]]
+    work.receipt(2)
+    assert work.unreceipted_leases() == [[3, 5]]
+    assert work.unreceipted_leases() == [[3, 5]]
+    send(work)
+    work.receipt(5)
+    assert work.unreceipted_leases() == []
+
+
+def test_what_was_given_back_leaves_a_gap_in_what_has_run(work):
+    work.take(tasks(1, 3), ())
+    run(work)
+    work.returned([work.waiting.popleft().number], 0.0)
+    run(work)
+    assert work.unreceipted_leases() == [[1, 1], [3, 3]]
+
+
+def test_a_slot_runs_no_more_than_its_page_remembers(work):
+    # Given a slot that has run one less than it may without a receipt, most of which it has told
+    work.take(tasks(1, UNRECEIPTED_MAX + 1), ())
+    for _ in range(UNRECEIPTED_MAX - 2):
+        run(work)
+    send(work)
+    run(work)
+    assert not work.is_full
+
+    # When it runs one more, then it is full, until it has a receipt for one
+    run(work)
+    assert work.is_full
+    work.receipt(1)
+    assert not work.is_full
+    run(work)
+    assert work.is_full
+    send(work)
+    assert work.is_full
