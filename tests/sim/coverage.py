@@ -195,3 +195,21 @@ def _look_at_slots(owner: Owner, note: Note) -> None:
     _after(crew, "stands_in", lambda *_: note("slot: place kept"))
     _after(crew, "remove_pages", effects_of("slot page: removed"))
     _after(owner.runs, "take_receipts", effects_of("receipt: sent by itself"))
+
+
+# --- the table -----------------------------------------------------------------------------------
+
+
+def table(met: Counter[tuple[str, str]]) -> str:
+    """Transitions down, faults across, in each cell how often they met."""
+    columns = sorted({fault for _, fault in met})
+    rows = sorted({transition for transition, _ in met})
+    width = max((len(row) for row in rows), default=0)
+    lines = [f"{chr(ord('A') + at)} = {column}" for at, column in enumerate(columns)]
+    lines.append(" " * width + "".join(f"{chr(ord('A') + at):>6}" for at in range(len(columns))))
+    lines += [f"{row:{width}}" + "".join(f"{_short(met[row, column]):>6}" for column in columns) for row in rows]
+    return "\n".join(lines)
+
+
+def _short(count: int) -> str:
+    return str(count) if count < 10_000 else f"{count // 1000}k"
