@@ -177,8 +177,8 @@ class ReadyQueue:
 
     def block_behind(self, block: Block) -> Block | None:
         """The block that follows one which has just been unfolded, where nothing is between them."""
-        line = self._by_priority[block.priority]
-        one = line.tail[0] if line.tail else None
+        line = self._by_priority.get(block.priority)  # none where all that was unfolded has ended at once
+        one = line.tail[0] if line is not None and line.tail else None
         return one if isinstance(one, Block) else None
 
     def unfold(self, block: Block, tasks: list[Task]) -> None:

@@ -66,6 +66,7 @@ class SimDisk:
         for number, kind, body in packed:
             assert number not in self._rows, f"row {number} is written twice"
             self._rows[number] = (kind, body)
+            self._damaged.discard(number)
             self.bytes_written += len(body)
         for first, last in commit.removed:
             for number in range(first, last + 1):
@@ -104,12 +105,14 @@ class SimDisk:
             return [[prefix, _calls(calls), frames] for prefix, calls, frames in records]
         return records
 
-    def damage(self, number: int) -> bool:
-        """A row with tasks can't be read any more, for good; False where there is none."""
-        rows = [row for row, (kind, _) in self._rows.items() if kind == RowKind.TASKS]
-        if rows:
-            self._damaged.add(rows[number % len(rows)])
-        return bool(rows)
+    def damage(self, number: int) -> None:
+        """A row can't be read any more, for good."""
+        self._damaged.add(number)
+
+    @property
+    def task_rows(self) -> list[int]:
+        """The rows with tasks as they were published."""
+        return [number for number, (kind, _) in self._rows.items() if kind == RowKind.TASKS]
 
     def heal(self) -> None:
         """Nothing is wrong with it any more; what is damaged stays so."""

@@ -89,6 +89,8 @@ class History:
         self.met: Counter[tuple[str, str]] = Counter()
         #: {pid: when it died}
         self.deaths: dict[int, float] = {}
+        #: Calls that somebody has asked to take back.
+        self.revoked: set[bytes] = set()
         #: When somebody had dead letters replayed.
         self.replays: list[float] = []
 

@@ -13,7 +13,7 @@ POLL_LATE_S = 0.0005
 TURN_S = 0.0001
 NEVER = float("inf")
 #: One turn in this many is followed by all checks of the machine; they cost as much as many turns.
-CHECK_EVERY = 40
+CHECK_EVERY = 80
 
 
 class Process:

@@ -61,7 +61,7 @@ class Plan(NamedTuple):
             result_expires_s=rng.choice((None, 86_400.0)),
             results_max_bytes=rng.choice((64 << 20, 64 << 20, 64 << 20, 20_000)),
             budgets=Budgets(crash=3, lost=20),
-            resident_max=rng.choice((100_000, 0)),
+            resident_max=rng.choice((100_000, 0, 0)),
             dead_max=rng.choice((10_000, 10_000, 3)),
             journaled=rng.random() < 0.95,
         )
@@ -71,8 +71,8 @@ class Plan(NamedTuple):
             limits,
             unconfirmed_max=rng.choice((10_000, 10_000, 50)),
             with_codec=rng.random() < 0.3,
-            with_peers=rng.random() < 0.3,
-            is_small=rng.random() < 0.6,
+            with_peers=rng.random() < 0.5,
+            is_small=rng.random() < 0.7,
         )
 
 

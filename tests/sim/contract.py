@@ -126,7 +126,8 @@ class Contract:
         if call.flags & Flag.IGNORE_RESULT:
             runs = self._history.runs.get(task_id, [])
             ran = any(run.finished_s is not None for run in runs)
-            ended = ran or state in READY_STATES or call.expires_delay_s is not None
+            taken_back = call.expires_delay_s is not None or task_id in self._history.revoked
+            ended = ran or state in READY_STATES or taken_back
             assert ended or self._may_be_given_up(call, runs), f"{label} never ran to its end: {self._around(call)}"
         elif pending.ending is None and is_gone:
             assert self._world.plan.is_tight, f"{label}: its outcome was not kept: {self._around(call)}"
@@ -139,7 +140,8 @@ class Contract:
             assert runs, f"{label} has a result and never ran"
             assert body in (result_body(task_id), b""), f"{label} has another's result"
         elif status == Status.REVOKED:
-            assert call.expires_delay_s is not None, f"{label} was revoked"
+            may_be = call.expires_delay_s is not None or task_id in self._history.revoked
+            assert may_be, f"{label} was revoked"
         elif b"ResultExpired" in body:
             assert self._may_expire(call), f"{label} had to make room: {self._around(call)}"
         else:
@@ -264,9 +266,8 @@ def check_fair_weather(world: World) -> None:
         client = next(client for client in world.all_clients if client.pid == call.client_pid)
         refused = isinstance(client.pending[task_id].failure, QueueFull | TaskIdTaken | NotJournaled)
         expected = 0 if refused else 1
-        assert len(runs) == expected or (not runs and call.expires_delay_s is not None), (
-            f"{task_id.hex()} {call} ran {len(runs)} times"
-        )
+        taken_back = call.expires_delay_s is not None or task_id in world.history.revoked
+        assert len(runs) == expected or (not runs and taken_back), f"{task_id.hex()} {call} ran {len(runs)} times"
     if all(plan.slots == 1 and plan.queues == ("default",) for plan in world.plan.nodes):
         _check_order(world)
 

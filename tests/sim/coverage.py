@@ -44,7 +44,7 @@ class Coverage:
 
     def __init__(self) -> None:
         self.met: Counter[tuple[str, str]] = Counter()
-        #: {host: {column: until when it counts}}
+        #: {host: {column: until when it counts}}; some are over.
         self._active: dict[str, dict[str, float]] = {}
         self._known_faults = 0
 
@@ -52,11 +52,17 @@ class Coverage:
         """Looks on at an owner that is new."""
 
         def note(transition: str) -> None:
-            self._take_faults(history)
+            if self._known_faults < len(history.faults):
+                self._take_faults(history)
             mono_s = timeline.mono_s
-            for column, until_s in self._active.get(host, {}).items():
+            active = self._active.get(host)
+            if not active:
+                return
+            for column, until_s in list(active.items()):
                 if mono_s <= until_s:
                     self.met[transition, column] += 1
+                else:
+                    del active[column]
 
         for look in (_look_at_dispatch, _look_at_journal, _look_at_calls, _look_at_slots):
             look(owner, note)
@@ -199,15 +205,52 @@ def _look_at_slots(owner: Owner, note: Note) -> None:
 
 # --- the table -----------------------------------------------------------------------------------
 
+#: Every transition that is counted.
+TRANSITIONS: Final = (
+    "block: can't be read now", "block: damaged", "block: fetched", "block: paged out", "block: unfolded",
+    "commit: done", "commit: failed",
+    "confirm: journaled", "confirm: none", "confirm: synced",
+    "dead letter: buried", "dead letter: gone", "dead letter: replayed",
+    "lease: recall answered", "lease: recalled", "lease: returned", "lease: undelivered",
+    "outcome: dropped", "outcome: evicted", "outcome: handed out again", "outcome: its call came",
+    "outcome: without its call",
+    "receipt: sent by itself",
+    "recovered: dead letter", "recovered: may have run", "recovered: outcome", "recovered: queued",
+    "recovered: running",
+    "refused: disk", "refused: full", "refused: id", "refused: waits",
+    "row: callers written anew", "row: changed task written", "row: dead letter written", "row: moved",
+    "row: outcome written", "row: removed", "row: tasks written", "row: what is gone noted",
+    "slot page: removed", "slot: joined", "slot: joined again", "slot: lost", "slot: lost with leases",
+    "slot: place kept",
+    "task: LEASED to DONE", "task: LEASED to READY", "task: LEASED to READY, retry", "task: LEASED to WAITING, retry",
+    "task: READY to DONE", "task: READY to LEASED", "task: WAITING to DONE", "task: WAITING to READY",
+    "task: new to LEASED", "task: new to READY", "task: new to WAITING",
+)  # fmt: skip
+
+#: Every fault, as the history names it.
+FAULTS: Final = (
+    "client leaves", "clock set", "cold stop", "cut", "damaged row", "delay", "disk full", "disk slow",
+    "disk unreadable", "drop", "full pipe", "kill client", "kill host", "kill node", "kill router", "kill slot",
+    "kill template", "lose peer", "one way", "pause", "power loss", "reorder", "repeat", "task kills its slot",
+    "warm stop",
+)  # fmt: skip
+
+#: {(transition, fault): why they can't meet}
+IMPOSSIBLE: Final[dict[tuple[str, str], str]] = {}
+
+
+def pairs() -> list[tuple[str, str]]:
+    """Every transition with every fault."""
+    return [(transition, fault) for transition in TRANSITIONS for fault in FAULTS]
+
 
 def table(met: Counter[tuple[str, str]]) -> str:
     """Transitions down, faults across, in each cell how often they met."""
-    columns = sorted({fault for _, fault in met})
-    rows = sorted({transition for transition, _ in met})
-    width = max((len(row) for row in rows), default=0)
-    lines = [f"{chr(ord('A') + at)} = {column}" for at, column in enumerate(columns)]
-    lines.append(" " * width + "".join(f"{chr(ord('A') + at):>6}" for at in range(len(columns))))
-    lines += [f"{row:{width}}" + "".join(f"{_short(met[row, column]):>6}" for column in columns) for row in rows]
+    width = max(map(len, TRANSITIONS))
+    letters = [chr(ord("A") + at) for at in range(len(FAULTS))]
+    lines = [f"{letter} = {fault}" for letter, fault in zip(letters, FAULTS, strict=True)]
+    lines.append(" " * width + "".join(f"{letter:>6}" for letter in letters))
+    lines += [f"{row:{width}}" + "".join(f"{_short(met[row, fault]):>6}" for fault in FAULTS) for row in TRANSITIONS]
     return "\n".join(lines)
 
 

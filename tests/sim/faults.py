@@ -6,10 +6,12 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from mesh.messages import Flag
 from mesh.sim.disk import SimDisk
+from mesh.sim.history import Job
 from mesh.sim.wire import Link, Reader
 from mesh.sim.world import HOSTS, World
-from tests.sim.workload import Event
+from tests.sim.workload import Event, Spec, make
 
 
 def _choose(things: list[Any], number: int) -> Any:
@@ -56,6 +58,18 @@ def kill_router(world: World, number: int, back_s: float) -> None:
         _note(world, "kill router", router, gone_s)
         world.kill(router)
         world.timeline.after(gone_s, lambda: world.start_router(host))
+
+
+def kill_router_in_the_act(world: World, number: int, back_s: float) -> None:
+    """Calls have just been made, and no confirm has come; the slots are there again before the clients."""
+    clients = [one for one in world.living_clients() if one.is_ready and one.host == HOSTS[number % 2]]
+    client = _choose(clients, number)
+    if client is None or client.paused:
+        return
+    spec = Spec("tiny", "default", 9, Flag.IGNORE_RESULT, Job(50, 0), 0, None, None, None)
+    make(world, client, (spec,) * 4)
+    world.timeline.after(0.001, lambda: client.pause(back_s + 0.2))
+    world.timeline.after(0.004, lambda: kill_router(world, number, back_s))
 
 
 def kill_client(world: World, number: int, back_s: float) -> None:
@@ -234,9 +248,13 @@ def disk_unreadable(world: World, number: int, back_s: float) -> None:
 
 
 def damage(world: World, number: int, back_s: float) -> None:
-    """A row can't be read any more."""
+    """A row with tasks can't be read any more: rather one that will be needed again."""
     host = HOSTS[number % 2]
-    if world.disks[host].damage(number):
+    rows = world.routers[host].owner.ledger.rows
+    there = world.disks[host].task_rows
+    row = _choose([one for one in there if one in rows and rows[one].paged] or there, number)
+    if row is not None:
+        world.disks[host].damage(row)
         world.history.fault(world.timeline.mono_s, "damaged row", host)
 
 
@@ -245,15 +263,16 @@ KINDS: dict[str, tuple[Callable[[World, int, float], None], int]] = {
     "kill slot": (kill_slot, 4),
     "kill node": (kill_node, 3),
     "kill template": (kill_template, 2),
-    "kill router": (kill_router, 4),
+    "kill router": (kill_router, 5),
+    "kill router in the act": (kill_router_in_the_act, 4),
     "kill client": (kill_client, 2),
     "client leaves": (client_leaves, 2),
     "pause": (pause, 4),
     "stop node": (stop_node, 3),
-    "lose peer": (lose_peer, 3),
+    "lose peer": (lose_peer, 6),
     "kill host": (kill_host, 2),
     "power loss": (power_loss, 2),
-    "clock": (set_clock, 2),
+    "clock": (set_clock, 1),
     "cut": (cut, 4),
     "drop": (drop, 4),
     "one way": (one_way, 3),
@@ -263,8 +282,8 @@ KINDS: dict[str, tuple[Callable[[World, int, float], None], int]] = {
     "full": (full, 3),
     "disk full": (disk_full, 3),
     "disk slow": (disk_slow, 3),
-    "disk unreadable": (disk_unreadable, 2),
-    "damage": (damage, 2),
+    "disk unreadable": (disk_unreadable, 3),
+    "damage": (damage, 4),
 }
 
 #: Faults after which nothing may run twice or be lost.
@@ -279,4 +298,4 @@ DO: dict[str, Callable[..., None]] = {kind: do for kind, (do, _) in KINDS.items(
 def draw(rng: random.Random, at_s: float, kinds: tuple[str, ...]) -> Event:
     """One fault."""
     kind = rng.choices(kinds, [KINDS[one][1] for one in kinds])[0]
-    return Event(at_s, kind, (rng.randrange(1 << 16), rng.choice((0.02, 0.3, 1.0, 3.0)) * rng.random()))
+    return Event(at_s, kind, (rng.randrange(1 << 16), rng.choice((0.02, 0.3, 1.0, 2.0)) * rng.random()))

@@ -93,7 +93,6 @@ def _check_tables(world: World, host: str) -> None:
     assert not owner.dispatch.clearing, "what may run at most once is held back"
     assert not owner.dispatch.paged, "calls are taken to be in blocks"
     assert not owner.crew.forsaken, f"slots without a node are watched: {owner.crew.forsaken}"
-    assert owner.answers.orphans <= set(owner.outcomes), "outcomes without a call are remembered"
     assert not owner.intake.begun_elsewhere, "slots that lived are remembered"
     assert not owner.crew.dead_slots, f"dead slots remembered: {owner.crew.dead_slots}"
     assert not owner.membership._waiting, "control requests wait for ever"

@@ -1,4 +1,4 @@
-"""Many storms, several at a time: each in a process of a pool, their counts summed, the events of those that fail shrunk."""
+"""Many storms, several at a time, in the processes of a pool: their counts summed, the events of failures shrunk."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
+from mesh.sim.history import History
 from tests.sim.storm import Script, run, script_of
 from tests.sim.workload import Event
 
@@ -47,11 +48,12 @@ def play(asked: Asked) -> Played:
     """Plays one seed. What it finds wrong it tells, it does not raise."""
     script = asked.script()
     n_faults = sum(event.kind in script.climate.kinds for event in script.events)
+    history, said = History(), ""
     try:
         history = run(script)
     except Exception as error:
-        return Played(asked.seed, script.climate.name, n_faults, Counter(), Counter(), f"{type(error).__name__}: {error}")
-    return Played(asked.seed, script.climate.name, n_faults, history.counts, history.met, "")
+        said = f"{type(error).__name__}: {error}"
+    return Played(asked.seed, script.climate.name, n_faults, history.counts, history.met, said)
 
 
 def play_all(asked: Iterable[Asked], jobs: int) -> Iterator[Played]:

@@ -29,11 +29,15 @@ class Climate(NamedTuple):
     name: str
     kinds: tuple[str, ...]
     crashing: bool
+    #: How often many calls are made at once, compared with a call twenty times.
+    bursts: int = 1
     #: Messages of strangers and nonsense from known peers; then only the machines' own checks count.
     hostile: bool = False
 
 
 FAIR = Climate("fair", (), crashing=False)
+#: All, and above all those that meet what is on disk alone.
+LONG_QUEUES = (*faults.KINDS, *(("disk unreadable", "damage") * 4))
 
 
 def climate_of(rng: random.Random) -> Climate:
@@ -46,6 +50,8 @@ def climate_of(rng: random.Random) -> Climate:
         return Climate("mild", faults.MILD, crashing=False)
     if choice < 0.45:
         return Climate("hostile", tuple(faults.KINDS), crashing=True, hostile=True)
+    if choice < 0.6:
+        return Climate("long queues", LONG_QUEUES, crashing=True, bursts=8)
     return Climate("wild", tuple(faults.KINDS), crashing=True)
 
 
@@ -74,6 +80,8 @@ def script_of(seed: int | str, n_events: int, *, fair: bool = False) -> Script:
     rng = random.Random(f"{seed} script")
     climate = FAIR if fair else climate_of(rng)
     plan = Plan.draw(rng)
+    if climate.name == "long queues":
+        plan = plan._replace(is_small=True, limits=plan.limits._replace(resident_max=0))
     plain = fair and rng.random() < 0.4
     if plain:
         # One slot a host and nothing special about the calls: here the order of the queue can be judged.
@@ -86,11 +94,15 @@ def script_of(seed: int | str, n_events: int, *, fair: bool = False) -> Script:
         at_s += rng.choice((0.0, 0.0001, 0.002, 0.03, 0.06)) * rng.random()
         if climate.hostile and rng.random() < 0.4:
             events.append(hostile.draw(rng, at_s))
-        elif climate.kinds and (rng.random() < 0.08 or (n_faults < 2 and number > n_events * 3 // 4)):
+        elif climate.kinds and (rng.random() < 0.1 or (n_faults < 2 and number > n_events * 3 // 4)):
             events.append(faults.draw(rng, at_s, climate.kinds))
             n_faults += 1
         else:
-            events.append(workload.draw(rng, at_s, plain=plain, crashing=climate.crashing, bursts=plan.is_small))
+            events.append(
+                workload.draw(
+                    rng, at_s, plain=plain, crashing=climate.crashing, bursts=climate.bursts if plan.is_small else 0
+                )
+            )
     return Script(str(seed), climate, plan, tuple(events))
 
 

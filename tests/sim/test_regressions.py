@@ -20,14 +20,15 @@ from mesh.sim.slot import SimSlot
 from mesh.sim.world import NodePlan, Plan, World
 from mesh.states import Status
 from tests.sim import workload
+from tests.sim.scale import small_world
 from tests.sim.storm import Climate, Script
 
 
 class Scene:
     """One host with one client and one node, in simulated time."""
 
-    def __init__(self, *, slots: int = 1, seed: str = "scene") -> None:
-        limits = Limits(Bounds(100_000, 1 << 30), None, 64 << 20, Budgets(crash=3, lost=20))
+    def __init__(self, *, slots: int = 1, seed: str = "scene", resident_max: int = 100_000) -> None:
+        limits = Limits(Bounds(100_000, 1 << 30), None, 64 << 20, Budgets(crash=3, lost=20), resident_max)
         plan = Plan((NodePlan("A", "n0@A", ("default",), slots),), 1, limits, 10_000, with_codec=True, with_peers=False)
         self.world = World(seed, plan)
         self.script = Script(seed, Climate("by hand", (), crashing=False), plan, ())
@@ -442,3 +443,32 @@ def test_the_page_of_a_dead_slot_stays_while_the_disk_is_full(scene: Scene) -> N
 
     scene.pass_time(2.0)
     assert [len(runs) for runs in scene.runs] == [1]
+
+
+def test_what_was_paged_out_runs_though_all_before_it_was_revoked() -> None:
+    with small_world(is_small=True):
+        scene = Scene(resident_max=0)
+        scene.call(run_us=500_000)
+        scene.until(lambda: scene.slot.busy)
+        scene.call(100)
+        scene.until(lambda: scene.router.owner.dispatch.paged_count and scene.router.owner.ledger.is_settled)
+        in_memory = list(scene.router.owner.dispatch.open)
+        scene.client.request("revoke", None, 2.0, {"ids": in_memory[1:]})
+
+        scene.until(scene.all_ended)
+        scene.pass_time(1.0)
+        assert not scene.router.owner.dispatch.paged_count
+
+
+def test_a_block_whose_row_is_damaged_is_given_up_with_all_behind_it() -> None:
+    with small_world(is_small=True):
+        scene = Scene(resident_max=0)
+        scene.call(run_us=500_000)
+        scene.until(lambda: scene.slot.busy)
+        scene.call(100)
+        scene.until(lambda: scene.router.owner.dispatch.paged_count and scene.router.owner.ledger.is_settled)
+        for row in scene.world.disks["A"].task_rows:
+            scene.world.disks["A"].damage(row)
+
+        scene.until(scene.all_ended)
+        scene.until(lambda: not scene.client.calls.open)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from mesh.messages import Flag
+from mesh.sim.client import SimClient
 from mesh.sim.history import Job, Published
 from mesh.sim.world import QUEUES, World
 
@@ -53,7 +54,7 @@ _FLAGS = (
 
 def draw_calls(rng: random.Random, *, plain: bool, crashing: bool) -> tuple[Spec, ...]:
     """A batch."""
-    many = rng.choice((1, 1, 1, 1, 2, 4, 8, 20))
+    many = rng.choice((1, 1, 1, 1, 2, 3, 8))
     name = rng.choices(list(NAMES), (5, 3, 1, 2, 3))[0]
     if name == "slow":
         many = min(many, 4)
@@ -80,18 +81,18 @@ def _draw_call(rng: random.Random, name: str, *, plain: bool, crashing: bool) ->
         rng.choice((0, 0, 0, 0, 1, 2)),
         rng.uniform(0.0, 3.0) if rng.random() < 0.05 else None,
         rng.uniform(0.0, 2.0) if rng.random() < 0.05 else None,
-        rng.randrange(40) if rng.random() < 0.03 else None,
+        rng.randrange(40) if rng.random() < 0.05 else None,
     )
 
 
 def draw_burst(rng: random.Random) -> tuple[Spec, ...]:
     """Many calls that differ in nothing, so that they need not be in memory."""
-    low, high = NAMES["tiny"]
+    low, high = NAMES["short"]
     spec = Spec(
-        "tiny", rng.choice(QUEUES), rng.choice((0, 0, 3)), Flag.SYNCED if rng.random() < 0.1 else 0,
+        "short", rng.choice(QUEUES), rng.choice((0, 0, 3)), Flag.SYNCED if rng.random() < 0.1 else 0,
         Job(rng.randint(low, high), 0), 0, None, None, None,
     )  # fmt: skip
-    return (spec,) * rng.choice((12, 30, 90))
+    return (spec,) * rng.choice((12, 24, 40))
 
 
 def call(world: World, client_number: int, specs: tuple[Spec, ...]) -> None:
@@ -99,7 +100,11 @@ def call(world: World, client_number: int, specs: tuple[Spec, ...]) -> None:
     clients = [client for client in world.living_clients() if client.is_ready]
     if not clients:
         return
-    client = clients[client_number % len(clients)]
+    make(world, clients[client_number % len(clients)], specs)
+
+
+def make(world: World, client: SimClient, specs: tuple[Spec, ...]) -> None:
+    """This client makes calls."""
     wall_s = world.timeline.now().wall_s
     for spec in specs:
         options: dict[str, Any] = {}
@@ -165,14 +170,29 @@ def tend(world: World, client_number: int, command: str, arguments: dict[str, An
     client.request(command, None, 2.0, arguments)
 
 
-def draw(rng: random.Random, at_s: float, *, plain: bool, crashing: bool, bursts: bool) -> Event:
+def revoke(world: World, client_number: int, task_number: int, many: int) -> None:
+    """A client takes back some of the latest calls of its host."""
+    clients = [client for client in world.living_clients() if client.is_ready]
+    if not clients:
+        return
+    client = clients[client_number % len(clients)]
+    ids = [task_id for task_id, call in world.history.published.items() if call.host == client.host][-30:]
+    if ids:
+        at = task_number % len(ids)
+        world.history.revoked.update(ids[at : at + many])
+        client.request("revoke", None, 2.0, {"ids": ids[at : at + many]})
+
+
+def draw(rng: random.Random, at_s: float, *, plain: bool, crashing: bool, bursts: int) -> Event:
     """One thing that a user does."""
     number = rng.randrange(1 << 16)
-    kind = rng.choices(("call", "burst", "watch", "inspect", "tend"), (20, 1 if bursts else 0, 4, 2, 1))[0]
+    kind = rng.choices(("call", "burst", "watch", "inspect", "tend", "revoke"), (20, bursts, 4, 2, 2, 2))[0]
     if plain or kind == "call":
         return Event(at_s, "call", (number, draw_calls(rng, plain=plain, crashing=crashing)))
     if kind == "burst":
         return Event(at_s, "call", (number, draw_burst(rng)))
+    if kind == "revoke":
+        return Event(at_s, kind, (number, rng.randrange(1 << 16), rng.choice((1, 1, 3))))
     if kind == "tend":
         command = rng.choice(("dead_list", "dead_show", "dead_replay", "dead_replay", "dead_purge"))
         chosen = rng.choice(({}, {}, {"name": rng.choice(list(NAMES))}, {"cause": "crashed"}, {"wrong": 1}))
@@ -189,4 +209,4 @@ def draw(rng: random.Random, at_s: float, *, plain: bool, crashing: bool, bursts
     return Event(at_s, kind, arguments)
 
 
-DO: dict[str, Callable[..., None]] = {"call": call, "watch": watch, "inspect": inspect, "tend": tend}
+DO: dict[str, Callable[..., None]] = {"call": call, "watch": watch, "inspect": inspect, "tend": tend, "revoke": revoke}
