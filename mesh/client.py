@@ -430,10 +430,10 @@ class Client:
 
     def _on_refused(self, refused: messages.HelloRefused) -> None:
         said, self._refused = self._refused, refused.reason
-        if refused.reason != said:
-            logger.warning("the router refused this client: %s", refused.reason, extra={"action": "refused"})
         if refused.code == messages.Code.STARTING:
             self._waiting_since_mono_s = time.monotonic()  # it is there, and will answer
+        elif refused.reason != said:
+            logger.warning("the router refused this client: %s", refused.reason, extra={"action": "refused"})
         if refused.code in messages.Code.FINAL:
             # No later HELLO of this client will be answered otherwise: whoever waits is told.
             self._fatal = _refusal(refused)

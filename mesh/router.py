@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 #: How long a router that is about to exit looks for latecomers.
 LAST_LOOK_S: Final = 0.05
+#: How long a router that ends waits for its disk.
+LAST_COMMITS_S: Final = 10.0
 #: Descriptors a router asks for.
 DESCRIPTORS: Final = 65_536
 #: Rounds of messages that are taken before a death is acted on.
@@ -153,13 +155,22 @@ class Router:
 
     def close(self) -> None:
         """Gives every socket and descriptor back."""
-        self._do(self._owner.stop(clock.now()))
+        self._write_the_rest()
         self._journal.close()
         self._inbox.close(linger_ms=200)
         self._control.close(linger_ms=200)
         self._context.term()
         self._processes.close()
         self._wakeup.close()
+
+    def _write_the_rest(self) -> None:
+        """Has the journal hold all that has happened; a disk that fails is not waited for."""
+        self._do(self._owner.stop(clock.now()))
+        give_up_mono_s = clock.mono_s() + LAST_COMMITS_S
+        while not self._owner.ledger.is_settled and not self._failing and clock.mono_s() < give_up_mono_s:
+            self._poller.wait(LAST_LOOK_S)
+            self._wakeup.clear()
+            self._take_answers()
 
     def _turn(self, ready: dict[Any, int]) -> bool:
         """One round: everything that is there in, all effects out. Returns whether anything came."""

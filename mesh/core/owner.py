@@ -204,8 +204,12 @@ class Owner:
         return recovered, self._flush()
 
     def stop(self, now: Now) -> list[Effect]:
-        """The router ends in good order: what the journal does not hold is to be written at once."""
+        """The router ends in good order: nothing goes out any more, and what the journal does not hold is written now.
+
+        To be waited for until `ledger.is_settled`.
+        """
         self._outbox.now = now
+        self.dispatch.on_hold = True
         self.dispatch.forget_clearing()
         self.ledger.hurry()
         return self._flush()

@@ -3,8 +3,8 @@
 import pytest
 
 from mesh import messages as m
-from mesh.core.records import RowKind
 from mesh.core.outcomes import ENTRY_BYTES
+from mesh.core.records import RowKind
 from mesh.messages import Durability, Flag
 from mesh.states import Status
 
