@@ -103,6 +103,14 @@ class FakeJournal:
             for row in self.rows(RowKind.TASKS)
         }
 
+    def are_as_they_came(self) -> dict[int, list[bool]]:
+        """{row: whether each of its batches is the message of its client, byte by byte}."""
+        return {
+            number: [type(calls) is bytes for _, calls, _ in msgpack.unpackb(packed, strict_map_key=False)]
+            for number, (kind, packed) in sorted(self._packed().items())
+            if kind == RowKind.TASKS
+        }
+
     def ids(self, kind: RowKind) -> dict[int, list[bytes]]:
         """{row: ids} of CHANGED or OUTCOMES."""
         return {row.number: [record[0] for record in row.records] for row in self.rows(kind)}

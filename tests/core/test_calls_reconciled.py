@@ -139,6 +139,13 @@ def test_missing_calls_are_sent_again_and_lost_where_the_body_is_gone(calls):
 # --- joining -------------------------------------------------------------------------------------
 
 
+def test_only_what_the_router_misses_is_sent_again(calls):
+    add(calls, 5)
+    publish(calls)
+    assert calls.missing(m.Missing([[2, 3], [5, 99]])) == []
+    assert publish(calls) == [[2, 3, 5]]
+
+
 def test_a_known_router_gets_what_it_has_not_confirmed_and_is_asked_about_everything(calls):
     # Given calls that were confirmed, refused, ended, and none of it
     add(calls, 4)

@@ -63,6 +63,23 @@ def test_what_has_become_of_tasks_waits_longer_than_calls(book):
     assert LINGER_S < NEWS_LINGER_S < LAZY_S
 
 
+def test_a_hurry_is_over_with_its_commit(book):
+    # Given a commit that was in a hurry
+    book.publishes(urgent=True)
+    book.passes(0.0)
+    book.commits()
+
+    # When calls come that are not, one after the other
+    book.publishes()
+    book.passes(LINGER_S / 2)
+    book.publishes()
+
+    # Then the second waits its own time again
+    book.passes(LINGER_S / 2)
+    assert vouched(book.commits()) == [[2]]
+    book.settles()
+
+
 def test_somebody_who_waits_for_a_confirm_takes_all_that_waits_along(book):
     # Given calls, and news of a task, that have time
     (task,) = book.publishes()

@@ -544,6 +544,25 @@ def test_the_highest_number_counts_in_whatever_order_rows_are_read(book, read, e
     book.settles()
 
 
+def test_notes_that_were_read_go_when_all_callers_are_written(book, monkeypatch):
+    # Given notes that a router which starts has read, in whatever order
+    book.caller()
+    book.ledger.recovered_note(4, {})
+    book.ledger.recovered_note(2, {PREFIX: SequenceSet([[7, 9]])})
+
+    # When what is known of all callers is written
+    monkeypatch.setattr(ledger_module, "NOTES_BYTES", -1)
+    first, _ = book.publishes(2)
+    book.settles()
+    book.ends(first, received=True)
+    commit = book.passes(NEWS_LINGER_S)
+    book.commits()
+
+    # Then the notes go in the same commit, and what they said is not needed: no row mentions it
+    assert [(row.kind, row.records) for row in commit.rows] == [(RowKind.CALLERS, [[PREFIX, 1, [[1, 2]], [[1, 1]]]])]
+    assert commit.removed == [[2, 2], [4, 4]]
+
+
 # --- damage --------------------------------------------------------------------------------------
 
 

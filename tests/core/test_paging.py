@@ -15,6 +15,7 @@ from mesh.core.recovery import Pages
 from mesh.ids import stamp
 from mesh.messages import Durability, Flag
 from mesh.states import Phase, Status
+from tests.core.bench import START
 from tests.core.builders import PREFIX, make_task, sequences
 
 # --- blocks --------------------------------------------------------------------------------------
@@ -252,6 +253,7 @@ def test_a_batch_leaves_memory_where_enough_is_there_and_its_line_is_long(router
     assert paged(router) == [(5, 7)]
     (one,) = router.owner.dispatch.queues["q"].blocks()
     assert (one.calls, one.row, router.owner.ledger.rows[2].paged) == (None, 2, 3)
+    assert router.journal.are_as_they_came() == {1: [True], 2: [True]}
     assert (len(router.owner.dispatch), len(router.owner.dispatch.open)) == (7, 4)
     assert router.owner.dispatch.body_bytes == 7 * 4
     assert client.id(7) in router.owner.dispatch
@@ -515,6 +517,17 @@ def test_status_counts_what_is_in_blocks(router, client):
     assert queue["depth"] == 7
 
 
+def test_a_block_is_needed_at_once_where_nothing_is_before_it(bench):
+    one = block(1, 2)
+    bench.dispatch.accept_block(one, START)
+    assert bench.dispatch.needed_blocks() == [one]
+    one.wanted = True
+    assert bench.dispatch.needed_blocks() == []
+    bench.dispatch.unfold(one, tasks_of(one))
+    assert (bench.dispatch.needed_blocks(), bench.waiting()) == ([], [1, 2])
+    assert one.wanted is False
+
+
 def test_a_queue_of_blocks_is_not_forgotten(router, client):
     client.calls(4, queue="q", options=None)
     client.calls(2)
@@ -619,6 +632,14 @@ def test_a_task_of_a_block_that_a_living_slot_runs_is_in_no_block(router, client
     assert paged(later) == []
     assert later.recovered.running == 1
     assert later.owner.dispatch.open[client.id(8)].phase is Phase.LEASED
+
+
+def test_calls_with_frames_are_in_no_block_after_a_restart_either(router, client, restart):
+    client.calls(6)
+    client.publishes(client.record(n_frames=1), client.record(n_frames=1), frames=(b"a", b"b"))
+    later = restart(router, resident_max=4)
+    assert paged(later) == []
+    assert later.owner.dispatch.open[client.id(8)].frames == (b"b",)
 
 
 def test_a_task_of_a_block_that_is_gone_is_in_no_block(router, client, restart):
