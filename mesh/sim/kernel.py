@@ -8,12 +8,15 @@ from typing import Protocol
 from mesh.core.crew import WITHDRAWN_AT_START
 from mesh.core.owner import Owner
 from mesh.core.recovery import Pages, SlotRecord, pages_of
+from mesh.exceptions import MeshError
 from mesh.ids import INCARNATION_BITS
 from mesh.sim.disk import SimDisk
 from mesh.sim.history import History
 from mesh.sim.page import SimPage
+from mesh.sim.results import result_body
 from mesh.sim.timeline import Timeline
 from mesh.sim.wire import Wire
+from mesh.states import Status
 
 
 class Mortal(Protocol):
@@ -56,6 +59,14 @@ class Kernel:
 
     def owner_starts(self, host: str, owner: Owner) -> None:
         """A router's mind is there and knows nothing yet. For whoever wants to look into it."""
+
+    def outcome_of(self, task_id: bytes) -> tuple[int, bytes]:
+        """How a run of a task ends that nothing disturbs: status and body."""
+        return int(Status.SUCCESS), result_body(task_id)
+
+    def encode_failure(self, error: MeshError) -> bytes:
+        """The body of an outcome that is a failure of mesh itself."""
+        return repr(error).encode()
 
     def new_incarnation(self) -> int:
         """By chance."""

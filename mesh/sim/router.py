@@ -36,7 +36,7 @@ class SimRouter(Process):
         tag = b"owner" + host.encode()
         boot = kernel.rng.randbytes(8)
         self.disk = kernel.disks[host]
-        self.owner = Owner(Identity(MESH, host, tag, boot, self.pid, "sim"), limits, lambda error: repr(error).encode())
+        self.owner = Owner(Identity(MESH, host, tag, boot, self.pid, "sim"), limits, kernel.encode_failure)
         self.inbox = Door(self.wire, self, inbox_address(host))
         self.control = Door(self.wire, self, control_address(host))
         self.peers: dict[bytes, Peer] = {}

@@ -12,11 +12,9 @@ from mesh.sim.history import Job, Run
 from mesh.sim.kernel import Kernel
 from mesh.sim.page import Detail, SimPage
 from mesh.sim.process import Process
-from mesh.sim.results import result_body
 from mesh.sim.router import MESH, inbox_address, reply_address
 from mesh.sim.wire import Link
 from mesh.slot import HELLO_AGAIN_S, LAST_RECEIPTS_S
-from mesh.states import Status
 
 
 class Employer(Protocol):
@@ -174,7 +172,8 @@ class SimSlot(Process):
             eta_wall_s = self.now.wall_s + runtime_us / 1e5
             self.work.retries(lease, runtime_us, b"again", eta_wall_s, self._next_call(lease), now)
         else:
-            self.work.ended(lease, int(Status.SUCCESS), runtime_us, result_body(task_id), lease.frames, now)
+            status, result = self.kernel.outcome_of(task_id)
+            self.work.ended(lease, status, runtime_us, result, lease.frames, now)
         self._between()
         self.turn()
 

@@ -292,6 +292,9 @@ MILD = (
     "disk unreadable",
 )  # fmt: skip
 
+#: Faults that meet what is on disk alone.
+LONG_QUEUES_EXTRA = ("disk unreadable", "damage") * 4
+
 DO: dict[str, Callable[..., None]] = {kind: do for kind, (do, _) in KINDS.items()}
 
 

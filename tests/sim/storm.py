@@ -37,7 +37,7 @@ class Climate(NamedTuple):
 
 FAIR = Climate("fair", (), crashing=False)
 #: All, and above all those that meet what is on disk alone.
-LONG_QUEUES = (*faults.KINDS, *(("disk unreadable", "damage") * 4))
+LONG_QUEUES = (*faults.KINDS, *faults.LONG_QUEUES_EXTRA)
 
 
 def climate_of(rng: random.Random) -> Climate:
