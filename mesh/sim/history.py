@@ -91,17 +91,17 @@ class History:
         self.deaths: dict[int, float] = {}
         #: Calls that somebody has asked to take back.
         self.revoked: set[bytes] = set()
-        #: When somebody had dead letters replayed.
-        self.replays: list[float] = []
+        #: {task id: when it was made a task again, having been a dead letter}
+        self.replays: dict[bytes, list[float]] = {}
 
     def began(self, task_id: bytes, run: Run) -> Run:
         self.runs.setdefault(task_id, []).append(run)
         self.counts["runs"] += 1
         return run
 
-    def asked_again(self, mono_s: float) -> None:
-        """Somebody has dead letters replayed."""
-        self.replays.append(mono_s)
+    def replayed(self, mono_s: float, task_id: bytes) -> None:
+        """A dead letter is a task again."""
+        self.replays.setdefault(task_id, []).append(mono_s)
 
     def fault(self, mono_s: float, kind: str, host: str, pid: int = 0, *, for_s: float = 0.0) -> None:
         """Something goes wrong, at once or for a while."""

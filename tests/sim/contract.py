@@ -213,15 +213,15 @@ class Contract:
         leases = [(run.pid, run.lease) for run in runs if not run.peer]
         assert len(leases) == len(set(leases)), f"{task_id.hex()} ran twice under one lease: {runs}"
         for earlier, later in pairwise(runs):
-            why = self._why_again(call, earlier, later)
+            why = self._why_again(task_id, call, earlier, later)
             assert why, f"{task_id.hex()} {call} ran twice without need: {runs}; {self._around(call)}"
             self._history.counts[f"run again because of: {why}"] += 1
 
-    def _why_again(self, call: Published, earlier: Run, later: Run) -> str:
+    def _why_again(self, task_id: bytes, call: Published, earlier: Run, later: Run) -> str:
         """What explains that a task ran again; empty where the contract has no reason for it."""
         if earlier.retried:
             return "retry"
-        if any(earlier.began_s <= asked_s <= later.began_s for asked_s in self._history.replays):
+        if any(earlier.began_s <= mono_s <= later.began_s for mono_s in self._history.replays.get(task_id, ())):
             return "replay"
         if self._is_transient(call) and self._struck(call, ROUTER_DIES, earlier.began_s, later.began_s):
             return "level none, and the router died"

@@ -64,6 +64,10 @@ class Coverage:
                 else:
                     del active[column]
 
+        def replayed(_: Any, letter: Any) -> None:
+            history.replayed(timeline.mono_s, letter.task.task_id)
+
+        _after(owner.graveyard, "_run_again", replayed)
         for look in (_look_at_dispatch, _look_at_journal, _look_at_calls, _look_at_slots):
             look(owner, note)
 

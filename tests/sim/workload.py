@@ -165,8 +165,6 @@ def tend(world: World, client_number: int, command: str, arguments: dict[str, An
     if letter is not None:
         ids = [task_id for task_id, call in world.history.published.items() if call.host == client.host]
         arguments = {"ids": [ids[letter % len(ids)]] if ids else []}
-    if command == "dead_replay":
-        world.history.asked_again(world.timeline.mono_s)
     client.request(command, None, 2.0, arguments)
 
 
