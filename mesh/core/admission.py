@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from mesh import messages as m
 from mesh.core.answers import Answers
 from mesh.core.dispatch import Dispatch
 from mesh.core.effects import Send
-from mesh.core.ledger import Ledger
+from mesh.core.ledger import JOURNALED_BYTES_MAX, Ledger
 from mesh.core.outbox import Outbox
 from mesh.messages import Buffer, Flag
 from mesh.states import PENDING
 
-#: Largest body that is journaled: a row of the journal holds it whole.
-JOURNALED_BYTES_MAX: Final = 512 << 20
 Refusal = tuple[str, str]  #: code of `messages.Refused` and reason
 
 

@@ -25,8 +25,8 @@ PATIENCE_S: Final = 2.0
 
 
 class Adoption:
-    """1. Tells a peer what was adopted from it. 2. Lets go of what peers have adopted. 3. Holds dispatch back until they
-    have told.
+    """1. Tells a peer what was adopted from it. 2. Lets go of what peers have adopted. 3. Holds dispatch back until
+    they have told.
     """
 
     def __init__(

@@ -8,19 +8,19 @@ anew.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 from typing import Any, Final, TypeAlias
 
 from mesh.clock import Now
 from mesh.core.callers import Caller
 from mesh.core.effects import Commit
-from mesh.core.outcomes import OutcomeStore, Stored
+from mesh.core.notes import Notes
+from mesh.core.outcomes import OutcomeStore
 from mesh.core.ready import Block
-from mesh.core.records import ITEM_BYTES, Row, RowKind, outcome_record, task_record
+from mesh.core.records import Row
+from mesh.core.rows import Facts, Page, Rows
 from mesh.core.sequences import SequenceSet
 from mesh.core.task import NO_ROW, REVIVED, Task
-from mesh.ids import PREFIX_BYTES, sequence_of, stamp
-from mesh.messages import Durability, Flag, Ranges
+from mesh.messages import Durability, Flag
 from mesh.states import Phase
 
 _DONE: Final = Phase.DONE
@@ -35,6 +35,8 @@ LAZY_S: Final = 1.0
 #: Calls and body bytes of one commit; more go into the next.
 COMMIT_CALLS: Final = 8192
 COMMIT_BYTES: Final = 16 << 20
+#: Largest body that is journaled: a row holds it whole, and SQLite knows no longer ones than a billion bytes.
+JOURNALED_BYTES_MAX: Final = 512 << 20
 #: A commit that failed is tried again after this time, doubled each time.
 RETRY_S: Final = 0.25
 RETRY_MAX_S: Final = 5.0
@@ -48,10 +50,6 @@ MOVE_BYTES: Final = 1 << 20
 LOOK_AFTER: Final = 1 << 14
 #: Rows that one commit looks at for that.
 TIDY_ROWS: Final = 1024
-#: Bytes of notes that are no reason to write the callers again.
-NOTES_BYTES: Final = 1 << 18
-#: What a range takes in a note, about.
-RANGE_BYTES: Final = 8
 
 
 class Batch:
@@ -86,45 +84,6 @@ class Batch:
             self.tasks, self.block = self.block.tasks, None
 
 
-class Facts:
-    """What the ledger knows of a row on disk."""
-
-    __slots__ = ("body_bytes", "live", "paged", "spans", "written")
-
-    def __init__(self) -> None:
-        #: (client prefix, first, last) of the ids that were written here; some stand in a later row, or nowhere.
-        self.spans: list[tuple[bytes, int, int]] = []
-        #: How many that are, and their bytes.
-        self.written = self.body_bytes = 0
-        #: How many stand here.
-        self.live = 0
-        #: Of these, in blocks.
-        self.paged = 0
-
-    @property
-    def dead_bytes(self) -> int:
-        """Bytes of what does not stand here any more, on average."""
-        return self.body_bytes * (self.written - self.live) // self.written if self.written else 0
-
-    def add(self, prefix: bytes, first: int, last: int, body_bytes: int) -> None:
-        """Ids are written here, and stand here."""
-        size = last - first + 1
-        self.live += size
-        self.written += size
-        self.body_bytes += body_bytes + ITEM_BYTES * size
-        if self.spans:
-            known, before, end = self.spans[-1]
-            if end + 1 == first and known == prefix:
-                self.spans[-1] = (prefix, before, last)
-                return
-        self.spans.append((prefix, first, last))
-
-    def add_block(self, block: Block) -> None:
-        """A block is written here, and stands here."""
-        self.add(block.prefix, block.first, block.last, block.body_bytes)
-        self.paged += len(block)
-
-
 #: (when it is to be written, task id, task): a task has ended, or is not as it was. The task is None where only its
 #: slot knew it. A plain tuple: there is one for each task.
 News: TypeAlias = tuple[float, bytes, Task | None]
@@ -139,14 +98,9 @@ class Ledger:
         #: To be read.
         self._open = open_tasks
         self._outcomes = outcomes
-        self._callers = callers
         # What has happened and is in no commit yet.
         self._batches: deque[Batch] = deque()
         self._news: deque[News] = deque()
-        #: {client prefix: sequences of which nothing is needed any more}; not written yet.
-        self._gone: dict[bytes, SequenceSet] = {}
-        #: Rows in which nothing stands any more.
-        self._empty = SequenceSet()
         #: {number: row} of `also`, not written yet.
         self._others: dict[int, Row] = {}
         self._waiting_bytes = 0
@@ -165,27 +119,12 @@ class Ledger:
         self._covered = 0
         # What is there.
         self.commits = 0
-        self._last_row = 0
-        #: {number: row}, ascending. Exactly the rows with tasks or outcomes, the commit under way included.
-        self.rows: dict[int, Facts] = {}
-        #: {task id: row} of outcomes.
-        self._outcome_rows: dict[bytes, int] = {}
+        self.rows = Rows()
+        self._notes = Notes(self.rows, callers)
         #: {task id: rows of its dead letters, oldest first}. Exactly what was revived and is in no commit yet.
         self._letter_rows: dict[bytes, list[int]] = {}
-        self._written_bytes = 0
-        #: Ids that have left their rows since the dead bytes were looked at.
-        self._left = 0
         #: Rows to be looked at because much is dead, descending.
         self._to_tidy: list[int] = []
-        #: The rows that a commit is being made of.
-        self._page: _Page | None = None
-        #: Rows of notes and callers, ascending, and their bytes.
-        self._notes: list[int] = []
-        self._notes_bytes = self._callers_bytes = 0
-        #: They say that something is gone which is not.
-        self._notes_are_wrong = False
-        #: {client prefix: sequences that are gone though a row that is there mentions them}.
-        self._gone_before: dict[bytes, SequenceSet] = {}
 
     # --- what happens ----------------------------------------------------------------------------
 
@@ -241,23 +180,19 @@ class Ledger:
         if later:  # it has died again meanwhile, and was revived again
             self._letter_rows[task_id] = later
         self.remove(letter_row, now)
-        prefix = task_id[:PREFIX_BYTES]
-        for gone in (self._gone, self._gone_before):
-            if prefix in gone:
-                gone[prefix].discard(sequence_of(task_id))
-        self._notes_are_wrong = True
+        self._notes.is_back(task_id)
 
     def dropped(self, task_id: bytes, now: Now) -> None:
         """An outcome need not be kept: its caller has it, or it had to make room."""
-        row = self._outcome_rows.pop(task_id, None)
+        row = self.rows.of_outcomes.pop(task_id, None)
         if row is not None:
-            self._leave(row)
-            self._is_gone(task_id)
+            self.rows.leave(row)
+            self._notes.is_gone(task_id)
             self._by(now.mono_s + LAZY_S)
 
     def also(self, kind: int, records: list[Any], now: Now) -> int:
         """Something else is to be written, in a row of its own. Returns the row's number."""
-        number = self.new_row()
+        number = self.rows.new_row()
         self._others[number] = Row(number, kind, records)
         self._by(now.mono_s + LINGER_S)
         return number
@@ -265,7 +200,7 @@ class Ledger:
     def remove(self, row: int, now: Now) -> None:
         """A row of `also` is needed no more."""
         if self._others.pop(row, None) is None:
-            self._empty.add(row)
+            self.rows.empty.add(row)
             self._by(now.mono_s + LINGER_S)
 
     def _by(self, mono_s: float, *, urgent: bool = False) -> None:
@@ -310,14 +245,13 @@ class Ledger:
             return None
         upto_mono_s = float("inf") if self._urgent else now.mono_s
         self._due_mono_s, self._urgent = None, False
-        page = self._page = _Page(self)
+        page = self.rows.turn_over()
         self._take_batches(page, upto_mono_s, now)
         self._take_news(page, upto_mono_s, now)
         self._tidy(page, now)
-        self._page = None
-        rows = page.rows() + list(self._others.values()) + self._take_notes()
+        rows = self.rows.close(page) + list(self._others.values()) + self._notes.take()
         self._others = {}
-        removed = self._empty.take()
+        removed = self.rows.empty.take()
         if not rows and not removed and not self._vouched:
             self._covered = self.told - len(self._news)
             return None
@@ -353,7 +287,7 @@ class Ledger:
 
     # --- what a commit says ----------------------------------------------------------------------
 
-    def _take_batches(self, page: _Page, upto_mono_s: float, now: Now) -> None:
+    def _take_batches(self, page: Page, upto_mono_s: float, now: Now) -> None:
         n_calls = n_bytes = 0
         batches = self._batches
         while batches and batches[0].due_mono_s <= upto_mono_s:
@@ -367,7 +301,7 @@ class Ledger:
             n_bytes += batch.body_bytes
             self._are_durable(batch)
             if batch.block is not None:
-                page.add_block(batch, batch.block)
+                page.add_block(batch.raw or batch.calls, batch.block)
             else:
                 self._take_tasks(page, batch, now)
         if batches:
@@ -382,7 +316,7 @@ class Ledger:
         for call in calls:
             durable.add(call[0])
 
-    def _take_tasks(self, page: _Page, batch: Batch, now: Now) -> None:
+    def _take_tasks(self, page: Page, batch: Batch, now: Now) -> None:
         """Writes what has not ended of a batch, and of what has ended the outcome where it is needed."""
         if any(task.phase is _DONE for task in batch.tasks):
             self._take_open_tasks(page, batch, now)
@@ -398,7 +332,7 @@ class Ledger:
             for call, task in zip(calls, batch.tasks, strict=True):
                 facts.add(prefix, call[0], call[0], task.body_bytes)
 
-    def _take_open_tasks(self, page: _Page, batch: Batch, now: Now) -> None:
+    def _take_open_tasks(self, page: Page, batch: Batch, now: Now) -> None:
         calls, tasks = [], []
         for call, task in zip(batch.calls, batch.tasks, strict=True):
             if task.phase is _DONE:
@@ -412,10 +346,13 @@ class Ledger:
         if calls:
             page.add_batch(batch.caller.prefix, calls, tasks)
 
-    def _take_news(self, page: _Page, upto_mono_s: float, now: Now) -> None:
-        news, needed, is_gone, leave = self._news, self._outcomes.needed, self._is_gone, self._leave
+    def _take_news(self, page: Page, upto_mono_s: float, now: Now) -> None:
+        news, needed, is_gone, leave = self._news, self._outcomes.needed, self._notes.is_gone, self.rows.leave
         while news and news[0][0] <= upto_mono_s:
             _, task_id, task = news[0]
+            if page.body_bytes >= COMMIT_BYTES:
+                self._by(now.mono_s, urgent=upto_mono_s == float("inf"))
+                return
             if task is None:
                 self._write_end(page, task_id, None, now)
             elif task.phase is not _DONE:
@@ -425,7 +362,7 @@ class Ledger:
                     leave(task.row)
                 elif task.row == REVIVED:
                     self._write_revival(task_id, now)
-                page.add_changed(task)
+                self._write_changed(page, task)
             elif task.row > 0 and needed(task_id) is None:  # by far the most
                 is_gone(task_id)
                 leave(task.row)
@@ -440,149 +377,60 @@ class Ledger:
         if news:
             self._by(now.mono_s + LINGER_S)
 
-    def _write_end(self, page: _Page, task_id: bytes, task: Task | None, now: Now) -> None:
+    def _write_changed(self, page: Page, task: Task) -> None:
+        if task.body_bytes <= JOURNALED_BYTES_MAX:
+            page.add_changed(task)
+            return
+        # It asked to be run again with arguments that no row can hold: it goes on, and dies with the router.
+        self._notes.is_gone(task.task_id)
+        task.row = NO_ROW
+        task.flags |= Flag.TRANSIENT
+
+    def _write_end(self, page: Page, task_id: bytes, task: Task | None, now: Now) -> None:
         stored = self._outcomes.needed(task_id)
-        if stored is not None:
-            if task_id not in self._outcome_rows:
+        if stored is not None and stored.body_bytes <= JOURNALED_BYTES_MAX:
+            if task_id not in self.rows.of_outcomes:
                 page.add_outcome(task_id, stored, now)
         elif task is None or task.row or task.flags & Flag.IGNORE_RESULT:
-            self._is_gone(task_id)
+            self._notes.is_gone(task_id)
         if task is not None:
             if task.row > 0:
-                self._leave(task.row)
+                self.rows.leave(task.row)
             task.row = NO_ROW
 
-    def _take_notes(self) -> list[Row]:
-        """What is gone; now and then instead what is known of all callers, so that notes don't pile up."""
-        if not (self._gone or self._notes_are_wrong):
-            return []
-        gone, self._gone = self._gone, {}
-        for prefix, sequences in gone.items():
-            before = self._gone_before.setdefault(prefix, SequenceSet())
-            for first, last in sequences.ranges():
-                before.add_range(first, last)
-        number = self.new_row()
-        if self._notes_are_wrong or self._notes_bytes > NOTES_BYTES + 2 * self._callers_bytes:
-            return [self._callers_row(number)]
-        records = [[prefix, sequences.take()] for prefix, sequences in gone.items()]
-        self._notes.append(number)
-        self._notes_bytes += sum(PREFIX_BYTES + RANGE_BYTES * len(ranges) for _, ranges in records)
-        return [Row(number, RowKind.NOTES, records)]
+    # --- letting rows go -------------------------------------------------------------------------
 
-    def _callers_row(self, number: int) -> Row:
-        self._notes_are_wrong = False
-        for earlier in self._notes:
-            self._empty.add(earlier)
-        self._gone_before = self._still_mentioned()
-        records: list[list[Any]] = [
-            [prefix, caller.pid, caller.durable.ranges(), self._gone_ranges(prefix)]
-            for prefix, caller in self._callers.items()
-        ]
-        records += [
-            [prefix, 0, [], gone.ranges()] for prefix, gone in self._gone_before.items() if prefix not in self._callers
-        ]
-        self._notes, self._notes_bytes = [number], 0
-        self._callers_bytes = sum(32 + RANGE_BYTES * (len(seen) + len(gone)) for _, _, seen, gone in records)
-        return Row(number, RowKind.CALLERS, records)
-
-    def _gone_ranges(self, prefix: bytes) -> Ranges:
-        gone = self._gone_before.get(prefix)
-        return gone.ranges() if gone is not None else []
-
-    def _still_mentioned(self) -> dict[bytes, SequenceSet]:
-        mentioned: dict[bytes, SequenceSet] = {}
-        for facts in self.rows.values():
-            for prefix, first, last in facts.spans:
-                mentioned.setdefault(prefix, SequenceSet()).add_range(first, last)
-        return {
-            prefix: SequenceSet(common)
-            for prefix, gone in self._gone_before.items()
-            if prefix in mentioned and (common := gone.common_with(mentioned[prefix].ranges()))
-        }
-
-    def _is_gone(self, task_id: bytes) -> None:
-        prefix = task_id[:PREFIX_BYTES]
-        gone = self._gone.get(prefix)
-        if gone is None:
-            gone = self._gone[prefix] = SequenceSet()
-        gone.add(sequence_of(task_id))
-
-    # --- rows ------------------------------------------------------------------------------------
-
-    def new_row(self) -> int:
-        """The number of one more row."""
-        self._last_row += 1
-        return self._last_row
-
-    def wrote(self, number: int, facts: Facts) -> bool:
-        """A row with tasks or outcomes is to be written; False where nothing stands in it already."""
-        if not facts.live:
-            self.rows.pop(number, None)
-            return False
-        self.rows[number] = facts
-        self._written_bytes += facts.body_bytes
-        return True
-
-    def outcome_stands_in(self, task_id: bytes, number: int) -> None:
-        """An outcome is written there."""
-        self._outcome_rows[task_id] = number
-
-    def unfolded(self, block: Block, tasks: list[Task]) -> None:
-        """A block is tasks from here on."""
-        for task in tasks:
-            task.row = block.row
-        if block.row:
-            self.rows[block.row].paged -= len(block)
-
-    def _leave(self, number: int) -> None:
-        """One id does not stand in this row any more."""
-        facts = self.rows[number]
-        facts.live -= 1
-        self._left += 1
-        if not facts.live and not (self._page is not None and self._page.is_filling(number)):
-            self._written_bytes -= facts.body_bytes
-            del self.rows[number]
-            self._empty.add(number)
-
-    def _tidy(self, page: _Page, now: Now) -> None:
+    def _tidy(self, page: Page, now: Now) -> None:
         """Where more is dead than lives: writes what is left in the emptiest of the rows again, a part at a time."""
         if not self._to_tidy:
-            if self._left < LOOK_AFTER:
+            if self.rows.left < LOOK_AFTER:
                 return
-            self._left = 0
-            if self.dead_bytes <= SLACK_BYTES + self._written_bytes // 2:
+            self.rows.left = 0
+            if self.rows.dead_bytes <= SLACK_BYTES + self.rows.written_bytes // 2:
                 return
-            self._to_tidy = sorted(self.rows, reverse=True)
+            self._to_tidy = sorted(self.rows.by_number, reverse=True)
         moved = 0
         for _ in range(min(TIDY_ROWS, len(self._to_tidy))):
             number = self._to_tidy.pop()
-            facts = self.rows.get(number)
+            facts = self.rows.by_number.get(number)
             if facts is None or facts.paged or facts.live * 2 > facts.written or page.is_filling(number):
                 continue
-            for task_id in list(self._standing_in(number, facts)):
+            for task_id in list(self.rows.standing_in(number, self._open)):
                 moved += self._move(page, task_id, number, now)
             if moved >= MOVE_BYTES:
                 break
         self._by(now.mono_s + LINGER_S)
 
-    def _standing_in(self, number: int, facts: Facts) -> Iterator[bytes]:
-        for prefix, first, last in facts.spans:
-            for sequence in range(first, last + 1):
-                task_id = stamp(prefix, sequence)
-                task = self._open.get(task_id)
-                if (task is not None and task.row == number) or self._outcome_rows.get(task_id) == number:
-                    yield task_id
-
-    def _move(self, page: _Page, task_id: bytes, number: int, now: Now) -> int:
+    def _move(self, page: Page, task_id: bytes, number: int, now: Now) -> int:
         task = self._open.get(task_id)
         if task is not None and task.row == number:
-            self._leave(number)
+            self.rows.leave(number)
             page.add_changed(task)
             return task.body_bytes
         stored = self._outcomes.get(task_id)
         if stored is None:
             return 0
-        self._leave(number)
+        self.rows.leave(number)
         page.add_outcome(task_id, stored, now)
         return len(stored.body)
 
@@ -590,117 +438,30 @@ class Ledger:
 
     def recovered_row(self, number: int, facts: Facts) -> None:
         """A row with tasks or outcomes was read, some of which stand there."""
-        self._last_row = max(self._last_row, number)
-        if not self.wrote(number, facts):
-            self._empty.add(number)
+        self.rows.known(number)
+        if not self.rows.wrote(number, facts):
+            self.rows.empty.add(number)
             self._by(0.0)
 
     def recovered_note(self, number: int, gone: dict[bytes, SequenceSet]) -> None:
         """A row of notes or callers was read; `gone` is what all of them said."""
-        self._last_row = max(self._last_row, number)
-        self._notes.append(number)
-        self._gone_before = gone
+        self._notes.recovered(number, gone)
 
     def recovered_other(self, number: int) -> None:
         """A row of `also` was read."""
-        self._last_row = max(self._last_row, number)
-
-    @property
-    def written_bytes(self) -> int:
-        """Bytes of the rows that are there, about."""
-        return self._written_bytes
-
-    @property
-    def dead_bytes(self) -> int:
-        """Of these, the bytes of what does not stand there any more."""
-        return sum(facts.dead_bytes for facts in self.rows.values())
+        self.rows.known(number)
 
     def check(self) -> None:
         """Raises AssertionError where counts are off."""
         assert self._waiting_bytes == sum(one.body_bytes for one in (*self._batches, *self._vouched))
         assert not self._vouched or self._under_way is not None
-        assert self._written_bytes == sum(facts.body_bytes for facts in self.rows.values())
-        standing = dict.fromkeys(self.rows, 0)
-        for number in self._outcome_rows.values():
+        self.rows.check()
+        standing = {number: facts.paged for number, facts in self.rows.by_number.items()}
+        for number in self.rows.of_outcomes.values():
             standing[number] += 1
-        for number, facts in self.rows.items():
-            standing[number] += facts.paged
-            assert 0 < facts.live <= facts.written, (number, facts.live, facts.written)
-        for task in self._open.values():
-            if task.row > 0:
-                standing[task.row] += 1
         # What has ended and is in no commit yet stands there too.
         ended = {id(task): task for _, _, task in self._news if task is not None and task.phase is Phase.DONE}
-        for task in ended.values():
+        for task in (*self._open.values(), *ended.values()):
             if task.row > 0:
                 standing[task.row] += 1
-        assert standing == {number: facts.live for number, facts in self.rows.items()}
-
-
-class _Page:
-    """The rows of one commit, while they are being filled."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        self._filled: dict[RowKind, tuple[int, Facts, list[Any]]] = {}
-        self._numbers: set[int] = set()
-        #: It says of a task that is to survive power loss that it may have begun, and that may happen once.
-        self.must_be_synced = False
-
-    def is_filling(self, number: int) -> bool:
-        """Whether this is one of its rows."""
-        return number in self._numbers
-
-    def _row(self, kind: RowKind) -> tuple[int, Facts, list[Any]]:
-        found = self._filled.get(kind)
-        if found is None:
-            number = self._ledger.new_row()
-            found = self._filled[kind] = (number, Facts(), [])
-            self._numbers.add(number)
-            # Known at once: what is added may leave it before the commit is handed out.
-            self._ledger.rows[number] = found[1]
-        return found
-
-    def tasks_row(self) -> tuple[int, Facts]:
-        """Where tasks are written as they were published."""
-        return self._row(RowKind.TASKS)[:2]
-
-    def add_batch(self, prefix: bytes, calls: bytes | list[list[Any]], tasks: list[Task]) -> None:
-        """A batch of tasks whose ids are in the facts of that row."""
-        frames = [frame for task in tasks if task.frames for frame in task.frames]
-        self._row(RowKind.TASKS)[2].append([prefix, calls, frames])
-
-    def add_block(self, batch: Batch, block: Block) -> None:
-        """A batch that need not be in memory."""
-        number, facts, records = self._row(RowKind.TASKS)
-        block.row = number
-        facts.add_block(block)
-        records.append([block.prefix, batch.raw or batch.calls, []])
-
-    def add_changed(self, task: Task) -> None:
-        """A task as it has become, or that has to move."""
-        number, facts, records = self._row(RowKind.CHANGED)
-        task.row = number
-        _add_one(facts, task.task_id, task.body_bytes)
-        records.append(task_record(task))
-        self.must_be_synced |= bool(task.begun and task.flags & Flag.SYNCED)
-
-    def add_outcome(self, task_id: bytes, stored: Stored, now: Now) -> None:
-        """An outcome that must outlive the router."""
-        number, facts, records = self._row(RowKind.OUTCOMES)
-        self._ledger.outcome_stands_in(task_id, number)
-        _add_one(facts, task_id, len(stored.body))
-        records.append(outcome_record(task_id, stored, now.wall_s - (now.mono_s - stored.stored_mono_s)))
-
-    def rows(self) -> list[Row]:
-        """All in which something stands."""
-        return [
-            Row(number, kind, records)
-            for kind, (number, facts, records) in self._filled.items()
-            if self._ledger.wrote(number, facts)
-        ]
-
-
-def _add_one(facts: Facts, task_id: bytes, body_bytes: int) -> None:
-    sequence = sequence_of(task_id)
-    facts.add(task_id[:PREFIX_BYTES], sequence, sequence, body_bytes)
+        assert standing == {number: facts.live for number, facts in self.rows.by_number.items()}

@@ -24,12 +24,14 @@ class Stored(NamedTuple):
     custom_id: str | None = None
 
     @property
+    def body_bytes(self) -> int:
+        """Size of the body, frames included."""
+        return len(self.body) + sum(map(len, self.frames)) if self.frames else len(self.body)
+
+    @property
     def size(self) -> int:
         """What it takes of the room."""
-        size = len(self.body) + ENTRY_BYTES
-        for frame in self.frames:
-            size += len(frame)
-        return size
+        return self.body_bytes + ENTRY_BYTES
 
 
 class OutcomeStore:

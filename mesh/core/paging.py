@@ -90,7 +90,7 @@ class Paging:
             Task(stamp(key, sequence), intern(name), intern(queue), priority, flags, body, (), None)
             for sequence, name, queue, priority, flags, body, _, _ in calls
         ]
-        self._ledger.unfolded(block, tasks)
+        self._ledger.rows.unfolded(block, tasks)
         self._dispatch.unfold(block, tasks)
         if self._revoked:
             for task in tasks:
@@ -116,7 +116,7 @@ class Paging:
             for sequence in range(block.first, block.last + 1)
         ]
         self._dispatch.body_bytes -= block.body_bytes
-        self._ledger.unfolded(block, tasks)
+        self._ledger.rows.unfolded(block, tasks)
         self._dispatch.unfold(block, tasks)
         for task in tasks:
             self._dispatch.give_up(task, DAMAGED, "its row of the journal is damaged")

@@ -11,11 +11,12 @@ from mesh.core.crew import Crew, LivingSlot
 from mesh.core.dead_letters import DeadLetters
 from mesh.core.dispatch import MAY_HAVE_RUN, REVOKED, Dispatch
 from mesh.core.intake import Intake
-from mesh.core.ledger import Facts, Ledger
+from mesh.core.ledger import Ledger
 from mesh.core.outcomes import Stored
 from mesh.core.paging import block_of
 from mesh.core.ready import Block
 from mesh.core.records import Row, RowKind, outcome_of, task_of
+from mesh.core.rows import Facts
 from mesh.core.sequences import SequenceSet
 from mesh.core.task import Begun, Task
 from mesh.ids import PREFIX_BYTES, sequence_of, stamp
@@ -49,7 +50,7 @@ class Pages(NamedTuple):
 
 
 def pages_of(records: list[SlotRecord], *, are_complete: bool, keepers: Mapping[str, int | None]) -> Pages:
-    """Whoever has begun a task last has it. `keepers` tells of each page the pid of its node, None where that is dead."""
+    """Whoever has begun a task last has it. `keepers`: {page: pid of its node, None where that is dead}."""
     last: dict[bytes, tuple[float, int | None, int]] = {}
     for place, record in enumerate(records):
         for task_id, lease, mono_s, by_this in record.beginnings:
@@ -80,7 +81,7 @@ class Recovered(NamedTuple):
 
 
 class Recovery:
-    """1. Reads first what has become of tasks, then the tasks. 2. Leaves with their slots what these have begun. 3. Gives
+    """1. Reads what has become of tasks, then the tasks. 2. Leaves with their slots what these have begun. 3. Gives
     everything else to its queue.
     """
 
@@ -200,7 +201,7 @@ class Recovery:
 
     def _keep_outcomes(self) -> None:
         for task_id, stored in self._outcomes.items():
-            self._ledger.outcome_stands_in(task_id, self._stands_in[task_id])
+            self._ledger.rows.of_outcomes[task_id] = self._stands_in[task_id]
             if stored.custom_id is not None:
                 self._intake.custom[stored.custom_id] = task_id
         for task_id, stored in self._outcomes.items():

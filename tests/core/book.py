@@ -158,4 +158,4 @@ class Book:
 
     def live(self) -> dict[int, int]:
         """{row: how many stand in it}"""
-        return {number: facts.live for number, facts in self.ledger.rows.items()}
+        return {number: facts.live for number, facts in self.ledger.rows.by_number.items()}

@@ -62,8 +62,8 @@ def test_batches_that_wait_together_are_written_in_one_row_each_as_it_came(book)
     book.commits()
     other = ids.prefix(b"owner!", 2)
     assert book.journal.tasks() == {1: [(PREFIX, [1, 2]), (other, [1]), (PREFIX, [3, 4])]}
-    assert book.ledger.rows[1].spans == [(PREFIX, 1, 2), (other, 1, 1), (PREFIX, 3, 4)]
-    assert (book.live(), book.ledger.rows[1].written) == ({1: 5}, 5)
+    assert book.ledger.rows.by_number[1].spans == [(PREFIX, 1, 2), (other, 1, 1), (PREFIX, 3, 4)]
+    assert (book.live(), book.ledger.rows.by_number[1].written) == ({1: 5}, 5)
 
 
 def test_frames_are_written_behind_the_calls_that_own_them(book):
@@ -71,7 +71,7 @@ def test_frames_are_written_behind_the_calls_that_own_them(book):
     book.passes(LINGER_S)
     book.commits()
     assert book.journal.rows(RowKind.TASKS)[0].records[0][2] == [b"a", b"bc", b"a", b"bc"]
-    assert book.ledger.written_bytes == 2 * (len(b"bodyabc") + ITEM_BYTES)
+    assert book.ledger.rows.written_bytes == 2 * (len(b"bodyabc") + ITEM_BYTES)
 
 
 def test_what_is_in_a_commit_is_known_of_its_caller_also_where_sequences_are_missing(book):
@@ -79,7 +79,7 @@ def test_what_is_in_a_commit_is_known_of_its_caller_also_where_sequences_are_mis
     assert not book.caller().durable
     book.passes(LINGER_S)
     assert book.caller().durable.ranges() == [[1, 2], [7, 7]]
-    assert book.ledger.rows[1].spans == [(PREFIX, 1, 2), (PREFIX, 7, 7)]
+    assert book.ledger.rows.by_number[1].spans == [(PREFIX, 1, 2), (PREFIX, 7, 7)]
     book.publishes(2)
     book.commits()
     book.passes(LINGER_S)
@@ -194,7 +194,7 @@ def test_a_task_leaves_the_journal_only_as_an_outcome_in_the_same_commit(book):
     assert commit.removed == [[1, 1]]
     book.commits()
     assert (ended(book), book.live(), task.row) == ({2: [task.task_id]}, {2: 1}, NO_ROW)
-    assert book.ledger.written_bytes == 3 + ITEM_BYTES
+    assert book.ledger.rows.written_bytes == 3 + ITEM_BYTES
     assert gone(book) == {}
 
 
@@ -248,7 +248,7 @@ def test_an_outcome_that_is_received_later_is_gone_then_and_there_is_no_hurry(bo
     commit = book.passes(LAZY_S)
     book.commits()
     assert (book.live(), commit.removed) == ({}, [[2, 2]])
-    assert book.ledger.written_bytes == 0
+    assert book.ledger.rows.written_bytes == 0
 
 
 def test_what_becomes_of_tasks_does_not_wait_for_what_only_saves_space(book):

@@ -4,9 +4,11 @@ import pytest
 
 from mesh import ids
 from mesh.core import ledger as ledger_module
-from mesh.core.ledger import LINGER_S, LOOK_AFTER, NEWS_LINGER_S, NOTES_BYTES, SLACK_BYTES, Facts
+from mesh.core.ledger import LINGER_S, LOOK_AFTER, NEWS_LINGER_S, SLACK_BYTES
+from mesh.core.notes import NOTES_BYTES
 from mesh.core.ready import Block
 from mesh.core.records import ITEM_BYTES, RowKind
+from mesh.core.rows import Facts
 from mesh.core.sequences import SequenceSet
 from mesh.core.task import NO_ROW, REVIVED
 from mesh.messages import Flag
@@ -85,7 +87,7 @@ def test_a_row_goes_when_nothing_stands_in_it_any_more(book):
     assert removed(book) == [[2, 2], [1, 1]]
     assert book.live() == {}
     assert set(book.journal.kinds().values()) == {RowKind.NOTES}
-    assert (book.ledger.written_bytes, book.ledger.dead_bytes) == (0, 0)
+    assert (book.ledger.rows.written_bytes, book.ledger.rows.dead_bytes) == (0, 0)
 
 
 def test_rows_that_go_together_are_told_as_a_range(book):
@@ -132,7 +134,7 @@ def test_what_is_left_of_a_row_moves_where_most_of_it_is_dead(book, tidy_at_once
     book.ends(thin[0], thin[2], full[0], received=True)
 
     # When much is dead
-    assert book.ledger.dead_bytes == 0
+    assert book.ledger.rows.dead_bytes == 0
     book.settles()
 
     # Then what is left of the first is in a row of its own, as it was, and the second stays
@@ -140,8 +142,8 @@ def test_what_is_left_of_a_row_moves_where_most_of_it_is_dead(book, tidy_at_once
     ((number, kept),) = book.journal.ids(RowKind.CHANGED).items()
     assert (kept, thin[1].row, full[1].row, full[2].row) == ([thin[1].task_id], number, 2, 2)
     assert book.live() == {2: 2, number: 1}
-    assert book.ledger.written_bytes == 3 * (4 + ITEM_BYTES) + 36 + ITEM_BYTES
-    assert book.ledger.dead_bytes == 4 + ITEM_BYTES
+    assert book.ledger.rows.written_bytes == 3 * (4 + ITEM_BYTES) + 36 + ITEM_BYTES
+    assert book.ledger.rows.dead_bytes == 4 + ITEM_BYTES
     (record,) = book.journal.rows(RowKind.CHANGED)[0].records
     assert record[:9] == [thin[1].task_id, "t", "q", 0, Flag.NONE, b"x" * 36, [], None, 0]
 
@@ -190,13 +192,13 @@ def test_nothing_moves_before_enough_is_dead(book, monkeypatch):
     tasks = book.publishes(10)
     book.settles()
     monkeypatch.setattr(ledger_module, "SLACK_BYTES", size)
-    assert book.ledger.written_bytes == 10 * size
+    assert book.ledger.rows.written_bytes == 10 * size
 
     # When six are dead, which is just as much
     book.ends(*tasks[:6], received=True)
     book.settles()
     book.ends(tasks[6], received=True)
-    assert book.ledger.dead_bytes == 6 * size
+    assert book.ledger.rows.dead_bytes == 6 * size
     assert {task.row for task in tasks[6:]} == {1}
 
     # Then it takes one more
@@ -279,7 +281,7 @@ def test_a_row_with_a_block_is_not_moved(book, tidy_at_once):
     book.settles()
 
     # Then the block stays where it can be read again
-    assert (book.live(), book.ledger.rows[1].paged) == ({1: 3}, 3)
+    assert (book.live(), book.ledger.rows.by_number[1].paged) == ({1: 3}, 3)
 
 
 # --- blocks --------------------------------------------------------------------------------------
@@ -297,7 +299,7 @@ def test_a_block_is_dropped_from_memory_when_the_journal_holds_it(book):
 
 def unfold(book, block):
     tasks = [make_task(sequence) for sequence in range(block.first, block.last + 1)]
-    book.ledger.unfolded(block, tasks)
+    book.ledger.rows.unfolded(block, tasks)
     block.tasks, block.calls = tasks, None
     book.open.update({task.task_id: task for task in tasks})
     return tasks
@@ -311,7 +313,7 @@ def test_a_block_that_has_become_tasks_stands_where_it_stood(book):
     # When it is tasks, and one of them ends
     first, *others = unfold(book, block)
     assert {task.row for task in (first, *others)} == {1}
-    assert (book.live(), book.ledger.rows[1].paged) == ({1: 3}, 0)
+    assert (book.live(), book.ledger.rows.by_number[1].paged) == ({1: 3}, 0)
     book.ends(first)
     book.settles()
 
@@ -333,7 +335,7 @@ def test_a_block_that_has_become_tasks_before_its_commit_is_written_as_tasks(boo
     # Then its tasks are
     assert (batch.block, batch.tasks) == (None, tasks)
     assert book.journal.tasks() == {1: [(PREFIX, [1, 3])]}
-    assert (book.live(), book.ledger.rows[1].paged) == ({1: 2}, 0)
+    assert (book.live(), book.ledger.rows.by_number[1].paged) == ({1: 2}, 0)
 
 
 def test_a_block_that_becomes_tasks_while_its_commit_is_under_way_is_one_no_more(book):
@@ -342,7 +344,7 @@ def test_a_block_that_becomes_tasks_while_its_commit_is_under_way_is_one_no_more
     tasks = unfold(book, block)
     book.commits()
     assert ([task.row for task in tasks], block.tasks is tasks) == ([1, 1, 1], True)
-    assert book.ledger.rows[1].paged == 0
+    assert book.ledger.rows.by_number[1].paged == 0
 
 
 # --- callers -------------------------------------------------------------------------------------
@@ -351,7 +353,7 @@ def test_a_block_that_becomes_tasks_while_its_commit_is_under_way_is_one_no_more
 def test_many_notes_are_replaced_by_what_is_known_of_all_callers(book, monkeypatch):
     # Given a bound for notes, and two callers with tasks that stay, and others that come and go
     assert NOTES_BYTES == 1 << 18
-    monkeypatch.setattr(ledger_module, "NOTES_BYTES", 3 * (11 + 8))
+    monkeypatch.setattr("mesh.core.notes.NOTES_BYTES", 3 * (11 + 8))
     first, *_ = book.publishes(3)
     book.publishes(2, caller=2)
     book.settles()
@@ -390,7 +392,7 @@ def test_many_notes_are_replaced_by_what_is_known_of_all_callers(book, monkeypat
 
 def test_notes_may_take_as_much_as_the_callers_twice(book, monkeypatch):
     # Given callers who take 32 bytes each and 8 a range, and no slack
-    monkeypatch.setattr(ledger_module, "NOTES_BYTES", -1)
+    monkeypatch.setattr("mesh.core.notes.NOTES_BYTES", -1)
     (stays, first) = book.publishes(2)
     book.settles()
     book.ends(first, received=True)
@@ -411,7 +413,7 @@ def test_notes_may_take_as_much_as_the_callers_twice(book, monkeypatch):
 
 def test_what_is_gone_of_a_caller_that_is_forgotten_stays_known_while_a_row_mentions_it(book, monkeypatch):
     # Given a caller with a task that is gone beside one that stays, and the caller itself is forgotten
-    monkeypatch.setattr(ledger_module, "NOTES_BYTES", 0)
+    monkeypatch.setattr("mesh.core.notes.NOTES_BYTES", 0)
     gone, _stays = book.publishes(2, caller=2)
     book.settles()
     book.ends(gone, received=True)
@@ -430,7 +432,7 @@ def test_what_is_gone_of_a_caller_that_is_forgotten_stays_known_while_a_row_ment
 
 
 def test_what_is_gone_and_no_row_mentions_is_forgotten(book, monkeypatch):
-    monkeypatch.setattr(ledger_module, "NOTES_BYTES", 0)
+    monkeypatch.setattr("mesh.core.notes.NOTES_BYTES", 0)
     for _ in range(3):
         tasks = book.publishes(3)
         book.settles()
@@ -510,7 +512,7 @@ def test_numbers_go_on_behind_all_that_was_read(book):
 
     # When it writes the next
     assert book.ledger.next_deadline_mono_s() == 0.0
-    assert book.ledger.written_bytes == 12 + 3 * ITEM_BYTES
+    assert book.ledger.rows.written_bytes == 12 + 3 * ITEM_BYTES
     book.publishes(urgent=True)
     commit = book.passes(0.0)
 
@@ -540,7 +542,7 @@ def test_the_highest_number_counts_in_whatever_order_rows_are_read(book, read, e
     book.ledger.recovered_other(8)
     book.ledger.recovered_note(8, {})
     book.ledger.recovered_row(8, empty())
-    assert book.ledger.new_row() == expected
+    assert book.ledger.rows.new_row() == expected
     book.settles()
 
 
@@ -551,7 +553,7 @@ def test_notes_that_were_read_go_when_all_callers_are_written(book, monkeypatch)
     book.ledger.recovered_note(2, {PREFIX: SequenceSet([[7, 9]])})
 
     # When what is known of all callers is written
-    monkeypatch.setattr(ledger_module, "NOTES_BYTES", -1)
+    monkeypatch.setattr("mesh.core.notes.NOTES_BYTES", -1)
     first, _ = book.publishes(2)
     book.settles()
     book.ends(first, received=True)
@@ -570,12 +572,12 @@ def test_notes_that_were_read_go_when_all_callers_are_written(book, monkeypatch)
     "damage",
     [
         pytest.param(lambda book: setattr(book.ledger, "_waiting_bytes", 1), id="the bytes that wait"),
-        pytest.param(lambda book: setattr(book.ledger, "_written_bytes", 1), id="the bytes that are there"),
-        pytest.param(lambda book: setattr(book.ledger.rows[1], "live", 3), id="more than were written"),
-        pytest.param(lambda book: setattr(book.ledger.rows[1], "live", 1), id="fewer than stand there"),
-        pytest.param(lambda book: setattr(book.ledger.rows[1], "live", 0), id="none"),
-        pytest.param(lambda book: setattr(book.ledger.rows[1], "paged", 1), id="one in a block"),
-        pytest.param(lambda book: book.ledger._outcome_rows.update({b"x": 1}), id="an outcome too many"),
+        pytest.param(lambda book: setattr(book.ledger.rows, "written_bytes", 1), id="the bytes that are there"),
+        pytest.param(lambda book: setattr(book.ledger.rows.by_number[1], "live", 3), id="more than were written"),
+        pytest.param(lambda book: setattr(book.ledger.rows.by_number[1], "live", 1), id="fewer than stand there"),
+        pytest.param(lambda book: setattr(book.ledger.rows.by_number[1], "live", 0), id="none"),
+        pytest.param(lambda book: setattr(book.ledger.rows.by_number[1], "paged", 1), id="one in a block"),
+        pytest.param(lambda book: book.ledger.rows.of_outcomes.update({b"x": 1}), id="an outcome too many"),
         pytest.param(lambda book: book.open.clear(), id="tasks that are lost"),
         pytest.param(lambda book: book.ledger._vouched.append(book.ledger._batches), id="a batch under way"),
     ],

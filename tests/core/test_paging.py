@@ -252,7 +252,7 @@ def test_a_batch_leaves_memory_where_enough_is_there_and_its_line_is_long(router
     assert client.take(m.Confirm)[-1] == m.Confirm(Durability.JOURNALED, [[5, 7]], [])
     assert paged(router) == [(5, 7)]
     (one,) = router.owner.dispatch.queues["q"].blocks()
-    assert (one.calls, one.row, router.owner.ledger.rows[2].paged) == (None, 2, 3)
+    assert (one.calls, one.row, router.owner.ledger.rows.by_number[2].paged) == (None, 2, 3)
     assert router.journal.are_as_they_came() == {1: [True], 2: [True]}
     assert (len(router.owner.dispatch), len(router.owner.dispatch.open)) == (7, 4)
     assert router.owner.dispatch.body_bytes == 7 * 4

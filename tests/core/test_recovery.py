@@ -232,7 +232,7 @@ def test_a_transient_task_is_not_there_any_more(router, client, restart):
 
 def test_what_is_known_of_callers_comes_back_from_the_row_that_tells_of_all(router, restart, monkeypatch):
     # Given notes that are replaced by what is known of all callers
-    monkeypatch.setattr("mesh.core.ledger.NOTES_BYTES", 0)
+    monkeypatch.setattr("mesh.core.notes.NOTES_BYTES", 0)
     router.learns("t")
     first, second, slot = router.client(1, pid=7), router.client(2), router.slot()
     first.calls(4)
@@ -591,7 +591,7 @@ def packed(records):
 
 def test_from_every_prefix_of_the_commits_nothing_is_lost_and_nothing_invented(router, restart, monkeypatch):
     # Given a long run: calls of all levels, deaths, retries, outcomes that are received or not, and rows that move
-    monkeypatch.setattr("mesh.core.ledger.NOTES_BYTES", 100)
+    monkeypatch.setattr("mesh.core.notes.NOTES_BYTES", 100)
     monkeypatch.setattr("mesh.core.ledger.LOOK_AFTER", 3)
     monkeypatch.setattr("mesh.core.ledger.SLACK_BYTES", 100)
     run = Run(router)

@@ -250,7 +250,7 @@ def disk_unreadable(world: World, number: int, back_s: float) -> None:
 def damage(world: World, number: int, back_s: float) -> None:
     """A row with tasks can't be read any more: rather one that will be needed again."""
     host = HOSTS[number % 2]
-    rows = world.routers[host].owner.ledger.rows
+    rows = world.routers[host].owner.ledger.rows.by_number
     there = world.disks[host].task_rows
     row = _choose([one for one in there if one in rows and rows[one].paged] or there, number)
     if row is not None:

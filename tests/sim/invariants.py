@@ -117,10 +117,10 @@ def _check_disk(world: World, host: str) -> None:
     owner = world.routers[host].owner
     ledger = owner.ledger
     letters = {letter.row for letter in owner.graveyard.letters.select(Chosen()) if letter.row}
-    needed = ledger.rows.keys() | set(ledger._notes) | letters
+    needed = ledger.rows.by_number.keys() | set(ledger._notes._written) | letters
     there = world.disks[host].numbers
     assert there == needed, f"{host}: rows without need: {there - needed}; needed and not there: {needed - there}"
-    for task_id in ledger._outcome_rows:
+    for task_id in ledger.rows.of_outcomes:
         assert owner.outcomes.needed(task_id) is not None, f"the journal keeps the outcome of {task_id.hex()} in vain"
 
 

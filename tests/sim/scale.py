@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
-from mesh.core import calls, dispatch, intake, ledger, ready, work
+from mesh.core import calls, dispatch, intake, ledger, notes, ready, work
 
 #: {(module, name): value in a small world}. Each stands in the module that reads it.
 SMALL: dict[tuple[ModuleType, str], int] = {
@@ -19,7 +19,7 @@ SMALL: dict[tuple[ModuleType, str], int] = {
     (intake, "RECONCILED_MAX"): 32,
     (ledger, "COMMIT_CALLS"): 40,
     (ledger, "MOVE_BYTES"): 400,
-    (ledger, "NOTES_BYTES"): 200,
+    (notes, "NOTES_BYTES"): 200,
     (ledger, "SLACK_BYTES"): 800,
     (ledger, "LOOK_AFTER"): 8,
     (ledger, "TIDY_ROWS"): 4,
