@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgpack
 import pytest
 
@@ -33,7 +35,7 @@ def ran(app):
         document = encode_call(args, {})[0] if body is None else body
         return execution.run(list(m.Assignment(STAMP, name, 0, 0, document, 0, None)), ())
 
-    run.logged = logged
+    vars(run)["logged"] = logged
     return run
 
 
@@ -61,7 +63,7 @@ def test_a_task_that_nobody_knows_here_could_not_run(ran):
     outcome = ran("proj.unheard_of")
 
     assert (outcome.status, outcome.cause) == (Status.FAILURE, Unrunnable.UNKNOWN)
-    error = decode_exception(outcome.body)
+    error: Any = decode_exception(outcome.body)
     assert (type(error), error.name, error.where) == (ex.NotRegistered, "proj.unheard_of", "w1@host")
     assert len(ran.logged) == 1
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,7 +74,7 @@ IN_V1 = "4:memory:/jobs/a\n3:cpuset:/\n1:name=systemd:/x\n0::/\n"
         ("lines that are cut off", "0:\n4:mem\n", "26 20 0:24 /\n26 20 0:24 / /x rw - cgroup2\n", None),
     ],
 )
-def test_the_cgroup_of_a_process_is_found(desc: str, cgroup: str, mountinfo: str, found: tuple[int, list[str]]) -> None:
+def test_the_cgroup_of_a_process_is_found(desc: str, cgroup: str, mountinfo: str, found: Any) -> None:
     assert oom.find(cgroup, mountinfo) == (None if found is None else Cgroup(found[0], tuple(found[1]))), desc
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from tests.mesh.running import DEADLINE_S, Host, eventually
 
 
 @pytest.mark.parametrize("options", [{}, {"countdown": 3600}], ids=["queued", "with a countdown"])
-def test_a_revoked_call_never_runs(host: Host, app: Mesh, tmp_path: Path, options: dict[str, int]):
+def test_a_revoked_call_never_runs(host: Host, app: Mesh, tmp_path: Path, options: dict[str, Any]):
     # Given a call that waits
     waiting = tasks.touch.apply_async((str(tmp_path / "ran"),), confirm=True, **options)
 
