@@ -49,6 +49,10 @@ test: $(VENV)/.stamp ## the tests; ARGS="-m 'not slow' -k lease" goes to pytest
 test-lowest: $(LOWEST)/.stamp ## the tests with the lowest versions of the dependencies that pyproject.toml allows
 	$(LOWEST)/bin/pytest $(ARGS)
 
+.PHONY: mutants
+mutants: $(VENV)/.stamp ## mistakes in the core and the journal that the tests must notice; a sample, or ARGS="--all" (hours)
+	$(VENV)/bin/python -m tests.mutants $(ARGS)
+
 .PHONY: docs
 docs: $(VENV)/.stamp ## write into the docs what the code says itself: settings, commands, messages
 	$(VENV)/bin/python -m docs.generate
@@ -68,7 +72,7 @@ lock: $(VENV)/.stamp ## pin the newest dependencies in requirements.lock and the
 
 .PHONY: clean
 clean: ## remove what builds and tools left behind; keeps .venv
-	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache $(LOWEST) $(INSTALLED)
+	rm -rf build dist mutants *.egg-info .mypy_cache .pytest_cache .ruff_cache $(LOWEST) $(INSTALLED)
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.stamp: requirements.lock pyproject.toml
