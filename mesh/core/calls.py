@@ -240,6 +240,8 @@ class Calls:
                 if entry.record is not None:
                     self._unsent.append(entry)
                     continue
+                if self._away:
+                    continue  # it waits where it was confirmed
                 del self.open[task_id]
                 lost.append(
                     self._fail(
@@ -323,7 +325,7 @@ class Calls:
         )
         bare = SequenceSet()
         for task_id, entry in list(self.open.items()):
-            if (entry.record is None and not away) or not new:
+            if not away if entry.record is None else not new:
                 bare.add(sequence_of(task_id))
         return m.Reconcile(bare.take()) if bare else None
 

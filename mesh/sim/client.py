@@ -29,6 +29,8 @@ class SimClient(Process):
     def __init__(self, kernel: Kernel, host: str, name: str, unconfirmed_max: int) -> None:
         super().__init__(kernel, host, name)
         self.incarnation = kernel.new_incarnation()
+        #: The host whose router it talks to: its own, unless it has failed over.
+        self.at = host
         self.calls = Calls(b"", unconfirmed_max)
         #: {task id: call made here}
         self.pending: dict[bytes, PendingCall] = {}
@@ -140,7 +142,7 @@ class SimClient(Process):
         if self._control is not None and self.timeline.mono_s >= self._control_again_s():
             self._close_control()
         if self._control is None:
-            self._control = Link(self.wire, self, control_address(self.host))
+            self._control = Link(self.wire, self, control_address(self.at))
             self._control.send(self._hello({}))
             self._control_hello_s = self.timeline.mono_s
         if self._control_up:
@@ -204,9 +206,10 @@ class SimClient(Process):
     # --- the router ------------------------------------------------------------------------------
 
     def _dial(self) -> Link:
-        link = Link(self.wire, self, inbox_address(self.host))
+        link = Link(self.wire, self, inbox_address(self.at))
         self._links += 1
-        link.send(self._hello({**self.calls.hello_info(), "link": self._links}))
+        owner = {} if self.at == self.host else {"owner": self.calls.prefix[: ids.OWNER_TAG_BYTES]}
+        link.send(self._hello({**self.calls.hello_info(), **owner, "link": self._links}))
         self._hello_s = self.timeline.mono_s
         return link
 
@@ -219,14 +222,22 @@ class SimClient(Process):
         self._close_control()
         self._link = self._dial()
 
+    def go_to(self, host: str) -> None:
+        """Fails over to the router of another host, or comes home. Only once it has been connected at home."""
+        self.at = host
+        self._rejoin()
+        self.wake()
+
     def _join(self, hello_ok: m.HelloOk) -> None:
         if self.joined:
             return
-        self.calls.prefix = ids.prefix(hello_ok.owner_tag, self.incarnation)
+        away = self.at != self.host
+        if not away:
+            self.calls.prefix = ids.prefix(hello_ok.owner_tag, self.incarnation)
         if not self.watch(hello_ok.pid):
             return
         self.joined = True
-        question = self.calls.joined(hello_ok.boot)
+        question = self.calls.joined(hello_ok.boot, away=away)
         if question is not None:
             self._link.send(question)
         asks = self.calls.asks()

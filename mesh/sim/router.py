@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from mesh import codec
@@ -26,6 +27,23 @@ class Peer(Protocol):
 
     def router_died(self) -> None:
         """The owner is gone."""
+
+
+class RouterLink:
+    """The way from one router to another: what is said while that one is away is lost."""
+
+    def __init__(self, router: SimRouter, other: Callable[[], SimRouter]) -> None:
+        self._router = router
+        self._other = other
+
+    def receive(self, message: m.Message, frames: tuple[m.Buffer, ...]) -> None:
+        """As Peer."""
+        me, other = self._router, self._other()
+        delay_s = me.wire.latency_s()
+        me.timeline.after(delay_s, lambda: other.from_peer(peer_of(me.host), message, frames) if other.alive else None)
+
+    def router_died(self) -> None:
+        """As Peer."""
 
 
 class SimRouter(Process):
@@ -151,6 +169,11 @@ class SimRouter(Process):
             parcel = self.wire.parcel(message, frames)
             self._from_peers.append(Arrival(False, peer, *parcel))
             self.wake()
+
+
+def peer_of(host: str) -> bytes:
+    """The routing id under which the router of a host is known to its peers."""
+    return PEER_MARK + b"router-" + host.encode()
 
 
 def inbox_address(host: str) -> str:

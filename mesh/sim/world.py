@@ -14,7 +14,7 @@ from mesh.sim.kernel import Kernel
 from mesh.sim.node import SimNode
 from mesh.sim.peer import SimPeer
 from mesh.sim.process import Process
-from mesh.sim.router import SimRouter
+from mesh.sim.router import RouterLink, SimRouter, peer_of
 from mesh.sim.slot import SimSlot
 
 HOSTS = ("A", "B")
@@ -103,6 +103,15 @@ class World(Kernel):
             self.peers[host] = SimPeer(
                 router, random.Random(f"{router.pid} {self.rng.random()}"), ("default", "mail"), 2
             )
+
+    def link_routers(self, one: str, other: str) -> None:
+        """A link between the routers of two hosts, over which each asks the other what it has adopted."""
+        for host, far in ((one, other), (other, one)):
+            router = self.routers[host]
+            router.peers[peer_of(far)] = RouterLink(router, lambda far=far: self.routers[far])  # type: ignore[misc]
+        for host, far in ((one, other), (other, one)):
+            router = self.routers[host]
+            router.do(router.owner.link_peers([peer_of(far)], router.now))
 
     def start_node(self, plan: NodePlan) -> None:
         """A node, unless it runs."""
