@@ -4,6 +4,8 @@
 PYTHON ?= $(shell for python in python3.11 python3; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
 ARGS ?=
+# Of `make nightly`.
+HOURS ?= 6
 
 VENV := .venv
 LOWEST := .venv-lowest
@@ -52,6 +54,16 @@ test-lowest: $(LOWEST)/.stamp ## the tests with the lowest versions of the depen
 .PHONY: mutants
 mutants: $(VENV)/.stamp ## mistakes in the core and the journal that the tests must notice; a sample, or ARGS="--all" (hours)
 	$(VENV)/bin/python -m tests.mutants $(ARGS)
+
+.PHONY: nightly
+nightly: SHELL := /bin/bash
+nightly: $(VENV)/.stamp ## ten times each kill and stop of real processes, then HOURS of storms; the log goes to tests/nightly.log
+	@set -o pipefail; { \
+		echo "commit $$(git rev-parse --short HEAD), $$(date -u +%F)"; \
+		MESH_LOSS_SEEDS=10 MESH_LOSS_STOP_S=20 MESH_STORM_SEEDS=10 $(VENV)/bin/pytest -q -rfE -o addopts=--import-mode=importlib \
+			tests/mesh/test_nothing_lost.py tests/mesh/test_kills.py && \
+		$(VENV)/bin/python -m tests.sim --hours $(HOURS) --jobs 2 --table; \
+	} 2>&1 | tee tests/nightly.log
 
 .PHONY: docs
 docs: $(VENV)/.stamp ## write into the docs what the code says itself: settings, commands, messages
