@@ -179,7 +179,7 @@ def _look_at_calls(owner: Owner, note: Note) -> None:
     _after(answers, "hand_out", lambda *_: note("outcome: handed out again"))
     _after(graveyard, "bury", lambda *_: note("dead letter: buried"))
     _after(graveyard, "_run_again", lambda *_: note("dead letter: replayed"))
-    _after(graveyard, "_letter_gone", lambda *_: note("dead letter: gone"))
+    _after(graveyard.letters, "take", lambda taken, _: note("dead letter: gone") if taken else None)
 
 
 def _look_at_slots(owner: Owner, note: Note) -> None:

@@ -272,7 +272,7 @@ KINDS: dict[str, tuple[Callable[[World, int, float], None], int]] = {
     "lose peer": (lose_peer, 6),
     "kill host": (kill_host, 2),
     "power loss": (power_loss, 2),
-    "clock": (set_clock, 1),
+    "clock": (set_clock, 2),
     "cut": (cut, 4),
     "drop": (drop, 4),
     "one way": (one_way, 3),
@@ -292,8 +292,15 @@ MILD = (
     "disk unreadable",
 )  # fmt: skip
 
-#: Faults that meet what is on disk alone.
-LONG_QUEUES_EXTRA = ("disk unreadable", "damage") * 4
+#: Faults that meet what is on disk alone, and those that seldom meet these.
+LONG_QUEUES_EXTRA = (
+    *(("disk unreadable", "damage") * 4),
+    "client leaves",
+    "kill client",
+    "kill host",
+    "power loss",
+    "clock",
+)
 
 DO: dict[str, Callable[..., None]] = {kind: do for kind, (do, _) in KINDS.items()}
 
