@@ -140,13 +140,18 @@ class ReadyQueue:
         while self._nonempty:
             priority = self._nonempty.bit_length() - 1
             front = self._by_priority[priority].front
-            while front:
-                if front[0].phase is Phase.READY:
-                    return front[0]
-                front.popleft()
-                self._ended -= 1
+            if front and front[0].phase is not Phase.READY:
+                self._drop_ended(front)
+            if front:
+                return front[0]
             self._nonempty &= ~(1 << priority)
         return None
+
+    def _drop_ended(self, front: deque[Task]) -> None:
+        """Drops the entries of ended tasks before the first that is READY."""
+        while front and front[0].phase is not Phase.READY:
+            front.popleft()
+            self._ended -= 1
 
     def pop(self) -> Task:
         """Removes what `top` has just returned."""
@@ -168,8 +173,10 @@ class ReadyQueue:
 
     def next_blocks(self) -> list[Block]:
         """The blocks that should be in memory soon: at most one a priority."""
-        lines = self._by_priority.values()
-        return [block for line in lines if line.tail and (block := line.next_block) is not None]
+        lines = [line for line in self._by_priority.values() if line.tail]
+        for line in lines:
+            self._drop_ended(line.front)
+        return [block for line in lines if (block := line.next_block) is not None]
 
     def first_blocks(self) -> list[Block]:
         """The first block of each priority, however many tasks are before it."""

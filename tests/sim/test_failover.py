@@ -1,4 +1,4 @@
-"""A client whose router is away goes on with another; when the first is back, nothing runs twice and nothing is lost."""
+"""A client whose router is away goes on with another; when the first is back, nothing runs twice, nothing is lost."""
 
 from __future__ import annotations
 

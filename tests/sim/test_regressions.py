@@ -472,3 +472,20 @@ def test_a_block_whose_row_is_damaged_is_given_up_with_all_behind_it() -> None:
 
         scene.until(scene.all_ended)
         scene.until(lambda: not scene.client.calls.open)
+
+
+def test_what_was_paged_out_runs_though_all_before_it_was_revoked_and_tasks_in_memory_follow() -> None:
+    with small_world(is_small=True):
+        scene = Scene(resident_max=0)
+        scene.call(run_us=500_000)
+        scene.until(lambda: scene.slot.busy)
+        scene.call(100)
+        dispatch = scene.router.owner.dispatch
+        scene.until(lambda: dispatch.paged_count and scene.router.owner.ledger.is_settled)
+        before = list(dispatch.open)[1:]
+        scene.call(60, flags=Flag.TRANSIENT)
+        scene.until(lambda: len(dispatch.open) == len(before) + 61)
+        scene.client.request("revoke", None, 2.0, {"ids": before})
+
+        scene.until(scene.all_ended)
+        assert not dispatch.paged_count
