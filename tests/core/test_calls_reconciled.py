@@ -215,6 +215,7 @@ def test_a_watched_call_ends_for_everybody_who_watches_it(calls):
     assert calls.asks() == [task_id]
     assert first.confirmed
     assert second.confirmed
+    assert (first.task_id, first.custom_id) == (task_id, None)
 
     # When it ends
     ended = calls.results(m.Results([[task_id, Status.SUCCESS, b"value", 0]]), ())
@@ -235,6 +236,7 @@ def test_a_custom_id_becomes_known_by_its_real_one(calls):
     # Given somebody who watches a custom id
     task_id = ids.stamp(ids.prefix(b"owner!", 2), 7)
     pending = calls.watch("order-17")
+    assert (pending.task_id, pending.custom_id) == (b"", "order-17")
     assert calls.states(m.States(0, [["order-17", None, "PENDING", None]])) == []
     assert calls.asks() == ["order-17"]
 

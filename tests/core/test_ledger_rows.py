@@ -431,6 +431,22 @@ def test_what_is_gone_of_a_caller_that_is_forgotten_stays_known_while_a_row_ment
     assert row.records == [[PREFIX, 1, [[1, 2]], [[1, 1]]], [OTHER, 0, [], [[1, 1]]]]
 
 
+def test_what_was_said_wrongly_is_put_right_once(book):
+    # Given a task that was revived, so that notes had to be written anew
+    task, other = book.publishes(2)
+    book.settles()
+    book.ends(task, received=True)
+    book.settles()
+    book.revives(task)
+    book.settles()
+    assert len(book.journal.rows(RowKind.CALLERS)) == 1
+
+    # When another task goes, then that is a note as ever
+    book.ends(other, received=True)
+    book.settles()
+    assert [row.records for row in book.journal.rows(RowKind.NOTES)] == [[[PREFIX, [[2, 2]]]]]
+
+
 def test_what_is_gone_and_no_row_mentions_is_forgotten(book, monkeypatch):
     monkeypatch.setattr("mesh.core.notes.NOTES_BYTES", 0)
     for _ in range(3):

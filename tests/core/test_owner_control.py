@@ -74,8 +74,10 @@ def test_status_says_what_the_router_holds(router):
     assert told["router"]["tasks"] == {"ready": 1, "waiting": 1, "leased": 1}
     assert (told["router"]["uptime_s"], told["router"]["mesh"], told["router"]["clients"]) == (30.0, MESH, 1)
     assert told["router"]["outcomes"]["count"] == 1
+    assert (told["router"]["pid"], told["router"]["directory"], told["router"]["boot"]) == (1, "/mesh", BOOT.hex())
     (shown,) = told["nodes"]
     assert (shown["name"], shown["pid"], shown["concurrency"], shown["template_pid"]) == ("n", node.pid, 2, 9)
+    assert shown["queues"] == ["q"]
     assert [(slot["index"], slot["pid"], slot["state"]) for slot in shown["slots"]] == [
         (0, slots[0].pid, "busy"),
         (1, slots[1].pid, "idle"),

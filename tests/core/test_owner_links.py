@@ -100,6 +100,7 @@ def test_a_node_name_that_is_taken_is_refused(router):
     assert refused.reason == "node 'n' is running already, with pid 7; give this one another name with -n"
     assert router.owner.membership.by_peer(node.address).pid == 7
     assert router.owner.membership.by_peer(other.address) is None
+    assert set(router.watched) == {7, 8}
 
 
 def test_a_hello_of_a_node_over_an_earlier_link_that_arrives_late_changes_nothing(router):
