@@ -27,7 +27,7 @@ _FIELDS: Final[dict[int, tuple[str, ...]]] = {
     RowKind.TASKS: ("id", "name", "queue", "priority", "flags", "body", "n_frames", "options"),
     RowKind.CHANGED: (
         *("id", "name", "queue", "priority", "flags", "body", "frames", "options", "attempt", "crashes", "losses"),
-        *("causes", "retry_reason", "begun", "revoked"),
+        *("causes", "retry_reason", "begun", "revoked", "closed_mono_s"),
     ),
     RowKind.OUTCOMES: ("id", "status", "body", "frames", "stored_wall_s", "custom_id", "kept"),
     RowKind.NOTES: ("client", "gone"),

@@ -22,6 +22,8 @@ from mesh.messages import Publish
 
 logger = logging.getLogger(__name__)
 
+#: How long a disk that hangs is waited for at the end.
+LAST_WRITE_S: Final = 30.0
 #: Items of a list that are packed at one go: for these 50 µs the router's loop waits for the interpreter.
 SLICE: Final = 128
 #: {kind of row: levels of lists in it, below that of the records, down to one that may be long}: the calls of a batch.
@@ -128,7 +130,10 @@ class Journal:
     def close(self) -> None:
         """Writes what was appended, and gives everything back. The answers are still there."""
         self._commits.put(None)
-        self._thread.join()
+        self._thread.join(LAST_WRITE_S)
+        if self._thread.is_alive():
+            logger.error("the disk does not answer; what it has not taken is lost", extra={"action": "journal_stuck"})
+            return
         self._store.close()
 
     # --- the writing thread ----------------------------------------------------------------------
@@ -182,7 +187,10 @@ class Journal:
 
 
 class MemoryJournal:
-    """Keeps nothing, and says so by its `level`; for meshes whose durability is switched off."""
+    """Keeps nothing; for meshes whose journal is switched off, in which every call has the level `none`."""
+
+    #: As Journal.
+    skipped = 0
 
     def __init__(self, notify: Callable[[], None]) -> None:
         self._notify = notify

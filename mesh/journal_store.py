@@ -86,7 +86,8 @@ class Store:
 
     def close(self) -> None:
         """Folds the log into the file and gives everything back."""
-        self._close_all()
+        with self._reading:
+            self._close_all()
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -257,12 +258,14 @@ class Store:
         try:
             fresh = file.open_checked(self.path)
         except file.Damaged as error:
-            self._close_all()
-            self.damage = salvage(self.path, str(error))
-            self._db = file.open_checked(self.path)
+            with self._reading:  # nobody reads a file that is being set aside
+                self._close_all()
+                self.damage = salvage(self.path, str(error))
+                self._db = file.open_checked(self.path)
         else:
             # The old one goes last: who comes when nobody has the file open would take over what a failed commit left.
-            self._close_all()
+            with self._reading:
+                self._close_all()
             self._db = fresh
         if not file.fold_log(self._db):
             raise JournalUnavailable(self.path, "another process reads it", f'See "fuser -v {self.path}".')
@@ -270,10 +273,10 @@ class Store:
         self._suspect = False
 
     def _close_all(self) -> None:
-        with self._reading:
-            if self._reader is not None:
-                self._reader.close()
-                self._reader = None
+        """To be called where nobody reads."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
         with contextlib.suppress(sqlite3.Error):
             self._db.close()
 

@@ -16,6 +16,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import pwd
 import re
 import stat
 import sys
@@ -28,6 +29,8 @@ from mesh.exceptions import InvalidMeshName, RouterNotPermitted, RouterUnreachab
 DEFAULT_MESH: Final = "default"
 SYSTEM_DIRECTORY: Final = "/run/mesh"
 SYSTEM_STATE_DIRECTORY: Final = "/var/lib/mesh"
+#: Says where the state directory of the mesh is, as its first router since the host's start has found it.
+_STATE_MARKER: Final = "state"
 #: Marks a directory whose router somebody else runs (a systemd unit): nobody starts one on demand.
 MANAGED_MARKER: Final = "managed"
 
@@ -119,14 +122,18 @@ def log_path(place: Place) -> str:
 def state_directory(place: Place) -> str:
     """Where the mesh keeps what is to survive its processes, and the host's reboot.
 
-    Of a named mesh: `$XDG_STATE_HOME/mesh/NAME`, or `/var/lib/mesh/NAME` where it is the system's. Of a mesh that is a
+    Of a named mesh: `$XDG_STATE_HOME/mesh/NAME` of whoever starts its first router, or `/var/lib/mesh/NAME` where it is the system's. Of a mesh that is a
     directory: that directory.
     """
     if place.directory.startswith(f"{SYSTEM_DIRECTORY}/"):
         return f"{SYSTEM_STATE_DIRECTORY}/{place.mesh}"
     if place.directory != f"/tmp/mesh-{os.geteuid()}/{place.mesh}":
         return place.directory
-    home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    told = f"{place.directory}/{_STATE_MARKER}"
+    with contextlib.suppress(OSError):
+        with open(told, encoding="utf-8") as file:
+            return file.read()
+    home = os.environ.get("XDG_STATE_HOME") or f"{pwd.getpwuid(os.geteuid()).pw_dir}/.local/state"
     return f"{home}/mesh/{place.mesh}"
 
 
@@ -140,6 +147,10 @@ def prepare_state(place: Place) -> str:
     try:
         os.makedirs(os.path.dirname(directory), 0o700, exist_ok=True)
         _make_own(directory)
+        if directory != place.directory:
+            # A later router, started by whomever in whatever environment, finds the same.
+            with open(f"{place.directory}/{_STATE_MARKER}", "w", encoding="utf-8") as file:
+                file.write(directory)
     except OSError as error:
         raise RouterNotPermitted(place.mesh, directory, _reason(error)) from None
     return directory

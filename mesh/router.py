@@ -101,6 +101,12 @@ class Router:
             clock.now(),
         )
         self._do(effects)
+        if journal.skipped:
+            logger.error(
+                "%d rows of the journal can't be read and were left out; see what they are with: mesh journal check",
+                journal.skipped,
+                extra={"action": "journal_damaged"},
+            )
         if any(recovered):
             logger.info(
                 "recovered %d tasks, %d of them running, and %d outcomes in %.1f s; %d may have run and are given up",
@@ -171,6 +177,7 @@ class Router:
             self._poller.wait(LAST_LOOK_S)
             self._wakeup.clear()
             self._take_answers()
+            self._do(self._owner.stop(clock.now()))  # what one commit had no room for goes into the next
 
     def _turn(self, ready: dict[Any, int]) -> bool:
         """One round: everything that is there in, all effects out. Returns whether anything came."""

@@ -30,6 +30,7 @@ _BEGUN: Final = 0
 _WITHDRAWN: Final = 8
 _PID: Final = 16
 _RUNNING: Final = 24  #: 1 while the begun lease runs
+_COUNT: Final = 40  #: beginnings of all processes that have held the record: which place of the ring is next
 _ENTERED: Final = 32  #: the last lease that a predecessor of this process can have begun
 _DETAIL: Final = 64
 
@@ -102,12 +103,16 @@ class SlotPage:
         base = slot * RECORD_BYTES
         page = self._map
         _DETAIL_FORM.pack_into(page, base + _DETAIL, wall_s, attempt, task_id, len(name), name)
-        _BEGINNING.pack_into(page, _ring_at(self.slots, slot, lease), lease, mono_ns, task_id)
         words = self._words
+        count = words[(base + _COUNT) // _WORD_BYTES]
+        place = _ring_at(self.slots, slot, count)
+        _BEGINNING.pack_into(page, place, lease, mono_ns, task_id)
+        words[(base + _COUNT) // _WORD_BYTES] = count + 1
         words[(base + _BEGUN) // _WORD_BYTES] = lease
         if words[(base + _WITHDRAWN) // _WORD_BYTES] >= lease:
-            # It goes back: a router that starts must not take it for one that has run.
-            words[_ring_at(self.slots, slot, lease) // _WORD_BYTES] = 0
+            # It goes back: a router that starts must not take it for one that has run, nor does it take a place.
+            words[place // _WORD_BYTES] = 0
+            words[(base + _COUNT) // _WORD_BYTES] = count
             return False
         page[base + _RUNNING] = 1
         return True
@@ -226,8 +231,10 @@ def _beginnings(page: bytes, slots: int, slot: int) -> Beginnings:
     found = Beginnings(slot, pid, [])
     first = _ring_at(slots, slot, 0)
     ring = page[first : first + BEGINNINGS * _BEGINNING.size]
+    seen = set()
     for lease, mono_ns, task_id in _BEGINNING.iter_unpack(ring):
-        if 0 < lease <= begun:
+        if 0 < lease <= begun and lease not in seen:
+            seen.add(lease)
             found.begun.append((task_id, lease, mono_ns / 1e9, lease > entered))
     return found
 
@@ -236,8 +243,8 @@ def _page_bytes(slots: int) -> int:
     return slots * (RECORD_BYTES + BEGINNINGS * _BEGINNING.size)
 
 
-def _ring_at(slots: int, slot: int, lease: int) -> int:
-    return slots * RECORD_BYTES + (slot * BEGINNINGS + lease % BEGINNINGS) * _BEGINNING.size
+def _ring_at(slots: int, slot: int, count: int) -> int:
+    return slots * RECORD_BYTES + (slot * BEGINNINGS + count % BEGINNINGS) * _BEGINNING.size
 
 
 def name_bytes(name: str) -> bytes:

@@ -18,6 +18,8 @@ from mesh.messages import Buffer, Ranges
 
 #: How long a node has to tell the cause of a slot's death, before it counts without one.
 CAUSE_S: Final = 2.0
+#: Of a cause, so much is kept.
+CAUSE_CHARS: Final = 500
 #: Slots of one node.
 MAX_SLOTS: Final = 1 << 16
 #: Leases that a slot may say it has seen: numbering goes on from there, and must fit the wire and the slot page.
@@ -139,13 +141,17 @@ class Crew:
     def _moved(self, earlier: list[Consumer], consumer: Consumer | None, unreceipted: Ranges) -> None:
         """What was begun on the word of an earlier router is now known to be this slot's, or nobody's."""
         has_run = SequenceSet(unreceipted)
-        for task_id, (one, lease) in list(self._begun_elsewhere.items()):
-            if one not in earlier:
-                continue
-            if consumer is not None and lease in has_run:
-                self._begun_elsewhere[task_id] = (consumer, lease)
-            else:
-                del self._begun_elsewhere[task_id]
+        for one in earlier:
+            claims, one.claims = one.claims, []
+            for task_id in claims:
+                held_by, lease = self._begun_elsewhere.get(task_id, (None, 0))
+                if held_by is not one:
+                    continue
+                if consumer is not None and lease in has_run:
+                    self._begun_elsewhere[task_id] = (consumer, lease)
+                    consumer.claims.append(task_id)
+                else:
+                    del self._begun_elsewhere[task_id]
 
     # --- slots that an earlier router knew --------------------------------------------------------
 
@@ -167,6 +173,7 @@ class Crew:
         self._outbox.effects.append(WatchProcess(slot.pid))
         for task_id, lease in slot.begun.items():
             self._begun_elsewhere[task_id] = (consumer, lease)
+        consumer.claims = list(slot.begun)
         return consumer
 
     def expects(self, keepers: Mapping[int, str]) -> None:
@@ -271,7 +278,7 @@ class Crew:
             return
         self.dead_slots.pop(consumer.pid, None)
         self._moved([consumer], None, [])
-        self._dispatch.lost(consumer.peer, lost.begun, lost.cause, node_lost=False, charged=lost.charged)
+        self._dispatch.lost(consumer.peer, lost.begun, lost.cause[:CAUSE_CHARS], node_lost=False, charged=lost.charged)
 
     def quiet(self, peer: bytes, quiet: m.Quiet, frames: tuple[Buffer, ...]) -> None:
         """A node takes no more tasks."""
@@ -297,13 +304,14 @@ class Crew:
         page = self.forsaken.pop(pid, None)
         consumers = [one for one in self._dispatch.consumers.values() if one.pid == pid]
         self._moved(consumers, None, [])
+        is_kept = page is None or page in self.strangers.values()  # its node lives, and will tell
         for consumer in consumers:
             consumer.quiet = True
-            if consumer.node in self._membership.nodes and page is None:
+            if is_kept and (consumer.node in self._membership.nodes or is_placeholder(consumer)):
                 self.dead_slots[pid] = (begun, self._outbox.now.mono_s + CAUSE_S)
             else:
                 self._dispatch.lost(consumer.peer, begun, f"node {consumer.node} was lost", node_lost=True)
-        return set() if page is None else {page}
+        return set() if page is None or is_kept else {page}
 
     def remove_pages(self, pages: set[str]) -> list[Effect]:
         """Removes those of the pages that no node keeps and no slot uses."""

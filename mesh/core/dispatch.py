@@ -230,6 +230,7 @@ class Dispatch:
         if task is None or task.phase is Phase.DONE:
             return None
         task.started_wall_s = 0.0
+        task.closed_mono_s = now.mono_s
         self._expires_again(task)
         if self.ages is not None:
             self.ages.waits(task, max(now.wall_s, eta_wall_s))
@@ -315,6 +316,8 @@ class Dispatch:
             task.move(Phase.WAITING)
             self._expires_again(task)
             self.schedule.wait(task, eta)
+            if task.revoked:
+                self.give_up(task, REVOKED, "it was revoked before it began")
         else:
             self._requeue([task])
 

@@ -14,13 +14,13 @@ from mesh.core.callers import CONFIRM_DELAY_S, Caller
 from mesh.core.dispatch import Dispatch
 from mesh.core.effects import Effect, RemoveReplySocket, Send
 from mesh.core.leases import Consumer
-from mesh.core.ledger import Batch, Ledger
+from mesh.core.ledger import JOURNALED_BYTES_MAX, Batch, Ledger
 from mesh.core.outbox import Outbox
 from mesh.core.paging import block_of
 from mesh.core.ready import Block
 from mesh.core.sequences import SequenceSet
 from mesh.core.task import Task
-from mesh.ids import OWNER_TAG_BYTES, prefix, read, stamp
+from mesh.ids import OWNER_TAG_BYTES, PREFIX_BYTES, prefix, read, stamp
 from mesh.messages import Buffer, Durability, Flag
 
 #: Client incarnations remembered after they went; beyond it those longest gone are forgotten.
@@ -71,6 +71,8 @@ class Intake:
         self._answers = answers
         self._ledger = ledger
         self._outbox = outbox
+        #: Callers at which to look again, where all of too many are needed.
+        self._forget_at = 0
         #: Not later than the first caller's confirm is due.
         self.confirm_due_mono_s: float | None = None
 
@@ -129,11 +131,19 @@ class Intake:
         caller.last_seen_mono_s = self._outbox.now.mono_s
 
     def _forget_callers(self) -> None:
-        if len(self.callers) <= MAX_CALLERS:
+        """Forgets those that are gone longest and have no call here: one whose call came again would be taken for new."""
+        if len(self.callers) <= max(MAX_CALLERS, self._forget_at):
             return
-        gone = sorted((one for one in self.callers.values() if one.peer is None), key=lambda one: one.last_seen_mono_s)
+        needed = {task_id[:PREFIX_BYTES] for task_id in self.dispatch.open} | self.dispatch.paged.keys()
+        gone = [
+            one
+            for one in self.callers.values()
+            if one.peer is None and not one.uncommitted and one.prefix not in needed
+        ]
+        gone.sort(key=lambda one: one.last_seen_mono_s)
         for caller in gone[: MAX_CALLERS // 10]:
             del self.callers[caller.prefix]
+        self._forget_at = len(self.callers) + MAX_CALLERS // 10 if len(self.callers) > MAX_CALLERS else 0
 
     # --- calls -----------------------------------------------------------------------------------
 
@@ -224,6 +234,10 @@ class Intake:
         urgent: bool,
     ) -> None:
         """What was accepted is confirmed when the journal holds it."""
+        if body_bytes > JOURNALED_BYTES_MAX and isinstance(held, list) and len(held) > 1:
+            for call, task in zip(calls, held, strict=True):  # no row could hold them together
+                self._journal(caller, [call], None, [task], task.body_bytes, level, urgent=urgent)
+            return
         for first, last in _spans([call[0] for call in calls]):
             caller.uncommitted.add_range(first, last)
         self._ledger.published(caller, calls, raw, held, body_bytes, level, self._outbox.now, urgent=urgent)
@@ -232,10 +246,10 @@ class Intake:
         self, caller: Caller, calls: list[list[Any]], frames: tuple[Buffer, ...], raw: bytes | None, *, urgent: bool
     ) -> bool:
         """Takes calls as one block where their queue is long enough and nothing about them is special."""
-        if not self.dispatch.wants_paging(calls[0][2]) or self._flags or self._answers.orphans or self.begun_elsewhere:
+        if not self.dispatch.wants_paging(calls[0][2]) or self._flags:
             return False
         block = block_of(caller.prefix, calls, frames)
-        if block is None or caller.seen.common_with([[block.first, block.last]]):
+        if block is None or caller.seen.common_with([[block.first, block.last]]) or self._is_known_of(block):
             return False
         if not self._admission.welcomes(calls, frames):
             return False
@@ -244,6 +258,14 @@ class Intake:
         level = Durability.SYNCED if calls[0][4] & Flag.SYNCED else Durability.JOURNALED
         self._journal(caller, calls, raw, block, block.body_bytes, level, urgent=urgent)
         return True
+
+    def _is_known_of(self, block: Block) -> bool:
+        """Whether slots have begun, or ended, something of a block on the word of an earlier router."""
+        orphans, begun = self._answers.orphans, self.begun_elsewhere
+        if not (orphans or begun):
+            return False
+        ids = [stamp(block.prefix, sequence) for sequence in range(block.first, block.last + 1)]
+        return any(one in orphans or one in begun for one in ids)
 
     def _refuse(self, caller: Caller, sequence: int, code: str, reason: str) -> None:
         # Should the refusal be lost on the way, the call comes again and is looked at anew.
@@ -302,6 +324,8 @@ class Intake:
         self._take_received(caller, received.sequences)
 
     def _take_received(self, caller: Caller, sequences: m.Ranges) -> None:
+        for first, last in sequences:
+            caller.durable.add_range(first, last)  # they are never sent again, whatever the journal knows of them
         for task_id in inquiry.outcomes_in(self.outcomes, caller, sequences):
             stored = self.outcomes.received(task_id)
             if stored is not None and not stored.kept:
@@ -318,16 +342,15 @@ class Intake:
         if missing:
             self._outbox.effects.append(Send(peer, m.Missing(missing)))
         known = SequenceSet(SequenceSet(missing).missing_from(reconcile.outstanding))
-        for first, last in SequenceSet(caller.uncommitted.missing_from(known.ranges())).ranges():
-            # The confirm may have been lost.
-            self._confirm_again(caller, first, last)
+        self._confirm_again(caller, SequenceSet(caller.uncommitted.missing_from(known.ranges())))
         for sequence in islice(known, RECONCILED_MAX):
             task_id = stamp(caller.prefix, sequence)
             if task_id not in self.dispatch:
                 self._answers.hand_out(peer, task_id)
 
-    def _confirm_again(self, caller: Caller, first: int, last: int) -> None:
-        for sequence in range(first, min(last, first + RECONCILED_MAX) + 1):
+    def _confirm_again(self, caller: Caller, sequences: SequenceSet) -> None:
+        """The confirms of these may have been lost."""
+        for sequence in islice(sequences, RECONCILED_MAX):
             task_id = stamp(caller.prefix, sequence)
             if task_id in self.dispatch:
                 caller.reached(self._level_of(task_id), sequence, sequence)

@@ -31,6 +31,7 @@ class Consumer:
         "begun_upto",
         "blocked_until_mono_s",
         "busy_since_mono_s",
+        "claims",
         "credit",
         "held",
         "held_bytes",
@@ -88,6 +89,8 @@ class Consumer:
         self.quiet = False
         #: Outcomes up to this lease are stored; None when the slot has been told.
         self.receipt: int | None = None
+        #: Ids that it has begun on the word of an earlier router, as its page told: some of `begun_elsewhere`.
+        self.claims: list[bytes] = []
         #: Which of its queues is served next among equals.
         self.turn = 0
 

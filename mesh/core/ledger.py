@@ -17,7 +17,7 @@ from mesh.core.notes import Notes
 from mesh.core.outcomes import OutcomeStore
 from mesh.core.ready import Block
 from mesh.core.records import Row
-from mesh.core.rows import Facts, Page, Rows
+from mesh.core.rows import Facts, Page, Rows, changed_bytes
 from mesh.core.sequences import SequenceSet
 from mesh.core.task import NO_ROW, REVIVED, Task
 from mesh.messages import Durability, Flag
@@ -48,7 +48,8 @@ SLACK_BYTES: Final = 16 << 20
 MOVE_BYTES: Final = 1 << 20
 #: Whether there is so much is looked at after so many ids have left their rows.
 LOOK_AFTER: Final = 1 << 14
-#: Rows that one commit looks at for that.
+#: Ids and rows that one commit looks at for that.
+TIDY_IDS: Final = 1 << 14
 TIDY_ROWS: Final = 1024
 
 
@@ -105,7 +106,11 @@ class Ledger:
         self._others: dict[int, Row] = {}
         self._waiting_bytes = 0
         self._due_mono_s: float | None = None
+        #: When notes are due that only say that an id was here; None where there are none.
+        self._lazy_due_mono_s: float | None = None
         self._urgent = False
+        #: The router ends: nothing may wait any more.
+        self._ends = False
         # The commit under way, and what it vouches for.
         self._under_way: Commit | None = None
         self._vouched: list[Batch] = []
@@ -229,8 +234,9 @@ class Ledger:
             return self._retry_mono_s if self.failing and self._retry_mono_s != float("inf") else None
         return self._due_mono_s
 
-    def hurry(self) -> None:
-        """Everything is to be written at once."""
+    def hurry(self, *, ends: bool = False) -> None:
+        """Everything is to be written at once. `ends`: also what a later router only needs to know."""
+        self._ends = ends
         if self._due_mono_s is not None:
             self._by(0.0, urgent=True)
 
@@ -249,7 +255,7 @@ class Ledger:
         self._take_batches(page, upto_mono_s, now)
         self._take_news(page, upto_mono_s, now)
         self._tidy(page, now)
-        rows = self.rows.close(page) + list(self._others.values()) + self._notes.take()
+        rows = self.rows.close(page) + list(self._others.values()) + self._notes.take(lazy=self._lazy_is_due(now))
         self._others = {}
         removed = self.rows.empty.take()
         if not rows and not removed and not self._vouched:
@@ -260,6 +266,16 @@ class Ledger:
         synced = page.must_be_synced or any(batch.level is Durability.SYNCED for batch in self._vouched)
         self._under_way = Commit(self.commits, rows, removed, synced)
         return self._under_way
+
+    def _lazy_is_due(self, now: Now) -> bool:
+        due_mono_s = self._lazy_due_mono_s
+        if due_mono_s is None:
+            return False
+        if now.mono_s < due_mono_s and not self._ends:
+            self._by(due_mono_s)
+            return False
+        self._lazy_due_mono_s = None
+        return True
 
     def committed(self, number: int) -> tuple[list[Batch], bool]:
         """The disk holds this commit. Which batches may be confirmed, and whether it survives power loss."""
@@ -377,8 +393,14 @@ class Ledger:
         if news:
             self._by(now.mono_s + LINGER_S)
 
+    def _was_here(self, task_id: bytes, now: Now) -> None:
+        """It ended, and was received, before it was ever written: of that a later router only needs to know."""
+        self._notes.was_here(task_id)
+        if self._lazy_due_mono_s is None:
+            self._lazy_due_mono_s = now.mono_s + LAZY_S
+
     def _write_changed(self, page: Page, task: Task) -> None:
-        if task.body_bytes <= JOURNALED_BYTES_MAX:
+        if changed_bytes(task) <= JOURNALED_BYTES_MAX:
             page.add_changed(task)
             return
         # It asked to be run again with arguments that no row can hold: it goes on, and dies with the router.
@@ -393,6 +415,8 @@ class Ledger:
                 page.add_outcome(task_id, stored, now)
         elif task is None or task.row or task.flags & Flag.IGNORE_RESULT:
             self._notes.is_gone(task_id)
+        else:
+            self._was_here(task_id, now)
         if task is not None:
             if task.row > 0:
                 self.rows.leave(task.row)
@@ -409,15 +433,16 @@ class Ledger:
             if self.rows.dead_bytes <= SLACK_BYTES + self.rows.written_bytes // 2:
                 return
             self._to_tidy = sorted(self.rows.by_number, reverse=True)
-        moved = 0
+        moved = looked_at = 0
         for _ in range(min(TIDY_ROWS, len(self._to_tidy))):
             number = self._to_tidy.pop()
             facts = self.rows.by_number.get(number)
             if facts is None or facts.paged or facts.live * 2 > facts.written or page.is_filling(number):
                 continue
+            looked_at += facts.written
             for task_id in list(self.rows.standing_in(number, self._open)):
                 moved += self._move(page, task_id, number, now)
-            if moved >= MOVE_BYTES:
+            if moved >= MOVE_BYTES or looked_at >= TIDY_IDS:
                 break
         self._by(now.mono_s + LINGER_S)
 

@@ -25,6 +25,8 @@ class Notes:
         self._callers = callers
         #: {client prefix: sequences of which nothing is needed any more}; not written yet.
         self._gone: dict[bytes, SequenceSet] = {}
+        #: The same, of ids in no row.
+        self._lazy: dict[bytes, SequenceSet] = {}
         #: {client prefix: sequences that are gone though a row that is there mentions them}; written.
         self._gone_before: dict[bytes, SequenceSet] = {}
         #: Rows of notes and callers, ascending, and their bytes.
@@ -41,6 +43,11 @@ class Notes:
             gone = self._gone[prefix] = SequenceSet()
         gone.add(sequence_of(task_id))
 
+    def was_here(self, task_id: bytes) -> None:
+        """The same, of an id of which nothing was ever written: there is no hurry."""
+        prefix = task_id[:PREFIX_BYTES]
+        self._lazy.setdefault(prefix, SequenceSet()).add(sequence_of(task_id))
+
     def is_back(self, task_id: bytes) -> None:
         """It is needed after all, whatever was said before."""
         prefix = task_id[:PREFIX_BYTES]
@@ -49,8 +56,14 @@ class Notes:
                 gone[prefix].discard(sequence_of(task_id))
         self._are_wrong = True
 
-    def take(self) -> list[Row]:
+    def take(self, *, lazy: bool) -> list[Row]:
         """What is gone; now and then instead what is known of all callers, so that notes don't pile up."""
+        if lazy:
+            for prefix, sequences in self._lazy.items():
+                known = self._gone.setdefault(prefix, SequenceSet())
+                for first, last in sequences.ranges():
+                    known.add_range(first, last)
+            self._lazy = {}
         if not (self._gone or self._are_wrong):
             return []
         gone, self._gone = self._gone, {}

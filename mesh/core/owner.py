@@ -211,7 +211,7 @@ class Owner:
         self._outbox.now = now
         self.dispatch.on_hold = True
         self.dispatch.forget_clearing()
-        self.ledger.hurry()
+        self.ledger.hurry(ends=True)
         return self._flush()
 
     def undelivered(self, peer: bytes, tasks: m.Tasks, now: Now) -> list[Effect]:

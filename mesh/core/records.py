@@ -55,6 +55,7 @@ def task_record(task: Task) -> list[Any]:
         task.retry_reason,
         int(task.begun),
         task.revoked,
+        task.closed_mono_s,
     ]
 
 
@@ -62,7 +63,8 @@ def task_of(record: list[Any], row: int) -> Task:
     """The task of a record."""
     task_id, name, queue, priority, flags, body, frames, options, *rest = record
     task = Task(task_id, name, queue, priority, flags, body, tuple(frames), options)
-    task.attempt, task.crashes, task.losses, task.causes, task.retry_reason, begun, task.revoked = rest
+    task.attempt, task.crashes, task.losses, task.causes, task.retry_reason, begun, *rest = rest
+    task.revoked, task.closed_mono_s = rest
     task.begun, task.row = Begun(begun), row
     if task.attempt:
         task.flags |= Flag.REDELIVERED

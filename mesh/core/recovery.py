@@ -47,6 +47,8 @@ class Pages(NamedTuple):
     stale: frozenset[str] = frozenset()
     #: {pid of a node that lives: path of its page}
     keepers: Mapping[int, str] = {}
+    #: {task id: when it was last begun}, by whomever.
+    begun_mono_s: Mapping[bytes, float] = {}
 
 
 def pages_of(records: list[SlotRecord], *, are_complete: bool, keepers: Mapping[str, int | None]) -> Pages:
@@ -68,7 +70,8 @@ def pages_of(records: list[SlotRecord], *, are_complete: bool, keepers: Mapping[
     begun_by_the_dead = {task_id for task_id, (_, has_it, _) in last.items() if has_it is None}
     stale = frozenset(path for path, pid in keepers.items() if pid is None) - {one.page for one in living}
     living_keepers = {pid: path for path, pid in keepers.items() if pid is not None}
-    return Pages(living, begun_by_the_dead, are_complete, stale, living_keepers)
+    begun_mono_s = {task_id: mono_s for task_id, (mono_s, _, _) in last.items()}
+    return Pages(living, begun_by_the_dead, are_complete, stale, living_keepers, begun_mono_s)
 
 
 class Recovered(NamedTuple):
@@ -255,12 +258,13 @@ class Recovery:
         if task.custom_id is not None:
             self._intake.custom[task.custom_id] = task.task_id
         runs = self._intake.begun_elsewhere.pop(task.task_id, None)
-        if runs is not None:
+        is_over = 0.0 < task.closed_mono_s >= self._pages.begun_mono_s.get(task.task_id, 0.0)
+        if runs is not None and not is_over:
             self._running += 1
             self._dispatch.accept_running(task, *runs)
             return
         unknown = task.begun == Begun.MAYBE_ANYWHERE or not self._pages.are_complete
-        if task.begun and (unknown or task.task_id in self._pages.begun_by_the_dead):
+        if task.begun and (unknown or (task.task_id in self._pages.begun_by_the_dead and not is_over)):
             self._may_have_run.append(task)
             return
         task.begun = Begun.NO

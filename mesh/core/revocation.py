@@ -78,12 +78,11 @@ class Revocation:
         if not task.revoked:
             task.revoked = True
             self._ledger.news(task.task_id, task, self._outbox.now)
-            self._crew.recall(self._holder(task))
+            holder = self._holder(task)
+            if holder is not None:
+                self._crew.recall(holder)
         return Fate.RECALLED
 
-    def _holder(self, task: Task) -> Consumer:
-        return next(
-            consumer
-            for consumer in self._dispatch.consumers.values()
-            if any(one is task for one in consumer.held.values())
-        )
+    def _holder(self, task: Task) -> Consumer | None:
+        consumers = self._dispatch.consumers.values()
+        return next((one for one in consumers if any(held is task for held in one.held.values())), None)

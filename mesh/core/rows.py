@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from mesh.clock import Now
 from mesh.core.outcomes import Stored
@@ -13,6 +13,9 @@ from mesh.core.sequences import SequenceSet
 from mesh.core.task import Task
 from mesh.ids import PREFIX_BYTES, sequence_of, stamp
 from mesh.messages import Flag
+
+#: A row of a commit that has so much takes nothing more; SQLite knows no longer ones than a billion bytes.
+ROW_BYTES: Final = 64 << 20
 
 
 class Facts:
@@ -52,6 +55,11 @@ class Facts:
         """A block is written here, and stands here."""
         self.add(block.prefix, block.first, block.last, block.body_bytes)
         self.paged += len(block)
+
+
+def changed_bytes(task: Task) -> int:
+    """What a task that has changed takes of a row: with its body, why it was run again."""
+    return task.body_bytes + len(task.retry_reason) + sum(map(len, task.causes or ()))
 
 
 class Rows:
@@ -157,6 +165,8 @@ class Page:
         #: Bodies that were added but those of batches.
         self.body_bytes = 0
         self._filled: dict[RowKind, tuple[int, Facts, list[Any]]] = {}
+        #: Rows that take nothing more: (kind, number, facts, records).
+        self._full: list[tuple[RowKind, int, Facts, list[Any]]] = []
         self._numbers: set[int] = set()
         #: It says of a task that is to survive power loss that it may have begun, and that may happen once.
         self.must_be_synced = False
@@ -167,6 +177,9 @@ class Page:
 
     def _row(self, kind: RowKind) -> tuple[int, Facts, list[Any]]:
         found = self._filled.get(kind)
+        if found is not None and found[1].body_bytes >= ROW_BYTES:
+            self._full.append((kind, *found))
+            found = None
         if found is None:
             number = self._rows.new_row()
             found = self._filled[kind] = (number, Facts(), [])
@@ -195,7 +208,7 @@ class Page:
         """A task as it has become, or that has to move."""
         number, facts, records = self._row(RowKind.CHANGED)
         task.row = number
-        self._add(facts, task.task_id, task.body_bytes)
+        self._add(facts, task.task_id, changed_bytes(task))
         records.append(task_record(task))
         self.must_be_synced |= bool(task.begun and task.flags & Flag.SYNCED)
 
@@ -208,10 +221,10 @@ class Page:
 
     def rows(self) -> list[Row]:
         """All in which something stands."""
+        filled = [*self._full, *((kind, *row) for kind, row in self._filled.items())]
+        filled.sort(key=lambda row: row[1])
         return [
-            Row(number, kind, records)
-            for kind, (number, facts, records) in self._filled.items()
-            if self._rows.wrote(number, facts)
+            Row(number, kind, records) for kind, number, facts, records in filled if self._rows.wrote(number, facts)
         ]
 
     def _add(self, facts: Facts, task_id: bytes, body_bytes: int) -> None:

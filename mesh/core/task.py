@@ -28,6 +28,7 @@ class Task:
         "begun",
         "body",
         "causes",
+        "closed_mono_s",
         "crashes",
         "expected_us",
         "flags",
@@ -80,6 +81,8 @@ class Task:
         self.retry_reason = b""
         #: The journal's row in which it stands: 0 where in none yet, NO_ROW where in none (any more) and never again.
         self.row = NO_ROW if flags & Flag.TRANSIENT else 0
+        #: When its last run was over, of which the journal is to know: what slot pages say of beginnings before that is past.
+        self.closed_mono_s = 0.0
         #: It is not to begin (again).
         self.revoked = False
         #: What the journal is told of a task that may run at most once, before it goes out.

@@ -148,9 +148,9 @@ def test_the_steps_of_begin_are_in_the_order_on_which_all_of_this_rests(page, mo
 
     monkeypatch.setattr(page, "_words", Spy(page._words))
 
-    # When a slot begins, then it writes `begun` before it reads `withdrawn`
+    # When a slot begins, then it counts the beginning, and writes `begun` before it reads `withdrawn`
     assert begin(page, 5)
-    assert steps == ["write 0", "read 8"]
+    assert steps == ["read 40", "write 40", "write 0", "read 8"]
 
     # And the supervisor writes `withdrawn` before it is asked for `begun`
     del steps[:]
