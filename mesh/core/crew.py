@@ -171,9 +171,10 @@ class Crew:
         self._dispatch.join(consumer)
         self.forsaken[slot.pid] = slot.page
         self._outbox.effects.append(WatchProcess(slot.pid))
-        for task_id, lease in slot.begun.items():
+        by_lease = {lease: task_id for task_id, lease in slot.begun.items()}  # a page that says a lease twice lies
+        for lease, task_id in by_lease.items():
             self._begun_elsewhere[task_id] = (consumer, lease)
-        consumer.claims = list(slot.begun)
+        consumer.claims = list(by_lease.values())
         return consumer
 
     def expects(self, keepers: Mapping[int, str]) -> None:
