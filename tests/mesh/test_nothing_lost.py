@@ -36,6 +36,7 @@ import signal, sys
 from tests.mesh.proj import tasks
 path, first, last = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 results = [tasks.register.delay(path, number, number % 400) for number in range(first, last)]
+open(path + ".called", "w").close()
 for result in results:
     assert result.confirmed(60)
 with open(path + ".ids", "w") as file:
@@ -87,7 +88,8 @@ class Storm:
         self.mine = [tasks.register.delay(str(path), number, number % 400) for number in range(CALLS // 2)]
 
     def until_the_moment(self) -> None:
-        """Some of the calls have run, many have not."""
+        """Both clients have called; some of the calls have run, many have not."""
+        eventually(self.path.with_suffix(".called").exists, WITHIN_S)
         wanted = self.random.randrange(CALLS // 20, CALLS // 3)
         eventually(lambda: self.path.exists() and self.path.read_bytes().count(b"\n") >= wanted, WITHIN_S)
 
