@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 
 from tests.sim.coverage import table
-from tests.sim.many import EVENTS, Asked, Total, describe, play_all
+from tests.sim.many import EVENTS, Asked, Total, describe_alike, play_all
 
 
 def main() -> int:
@@ -24,7 +24,7 @@ def main() -> int:
         if played.error:
             shown = f"seed {played.seed} ({played.climate}): {played.error[:300]}"
             if not options.quiet:
-                shown = describe(Asked(played.seed, options.events, options.fair), played.error)
+                shown = describe_alike(Asked(played.seed, options.events, options.fair), played.error)
             print(shown, flush=True)
     took_s = time.perf_counter() - begun_s
     for name, count in sorted(total.counts.items()):

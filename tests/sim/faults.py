@@ -294,12 +294,9 @@ MILD = (
 
 #: Faults that meet what is on disk alone, and those that seldom meet these.
 LONG_QUEUES_EXTRA = (
-    *(("disk unreadable", "damage") * 4),
-    "client leaves",
-    "kill client",
-    "kill host",
-    "power loss",
-    "clock",
+    *(("disk unreadable", "damage") * 5),
+    *(("client leaves", "stop node") * 3),
+    *("kill client", "kill host", "lose peer", "power loss", "clock"),
 )
 
 DO: dict[str, Callable[..., None]] = {kind: do for kind, (do, _) in KINDS.items()}

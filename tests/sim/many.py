@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from typing import Final, NamedTuple
 
 from mesh.sim.history import History
@@ -15,6 +18,8 @@ from tests.sim.workload import Event
 
 #: Events of one storm.
 EVENTS: Final = 300
+#: Seeds that a pool is given at a time.
+AT_ONCE: Final = 400
 #: Seeds that a process takes at a time.
 CHUNK: Final = 8
 #: How long is looked for fewer events that fail as well.
@@ -57,14 +62,27 @@ def play(asked: Asked) -> Played:
 
 
 def play_all(asked: Iterable[Asked], jobs: int) -> Iterator[Played]:
-    """Plays all of them, in no order."""
-    if jobs == 1:
-        yield from map(play, asked)
-        return
-    with multiprocessing.get_context("spawn").Pool(jobs, initializer=_in_peace) as pool:
-        yield from pool.imap_unordered(play, asked, chunksize=CHUNK)
+    """Plays all of them, in no order, in processes in which sets of bytes have the same order each time."""
+    with _hashes_alike(), multiprocessing.get_context("spawn").Pool(jobs, initializer=_in_peace) as pool:
+        asked = iter(asked)
+        while some := list(islice(asked, AT_ONCE)):  # a pool takes all that it is given at once, however much
+            yield from pool.imap_unordered(play, some, chunksize=CHUNK)
         pool.close()
         pool.join()
+
+
+@contextmanager
+def _hashes_alike() -> Iterator[None]:
+    """Processes that start meanwhile hash alike: only so is a seed all that a story depends on."""
+    known = os.environ.get("PYTHONHASHSEED")
+    os.environ["PYTHONHASHSEED"] = "0"
+    try:
+        yield
+    finally:
+        if known is None:
+            del os.environ["PYTHONHASHSEED"]
+        else:
+            os.environ["PYTHONHASHSEED"] = known
 
 
 def _in_peace() -> None:
@@ -122,7 +140,16 @@ def _fails(script: Script, events: Sequence[Event]) -> bool:
     return False
 
 
-def describe(asked: Asked, error: str, for_s: float = SHRINK_S) -> str:
+def describe_alike(asked: Asked, error: str, for_s: float = SHRINK_S) -> str:
+    """As `describe`, in a process as those that `play_all` plays in."""
+    with _hashes_alike(), multiprocessing.get_context("spawn").Pool(1) as pool:
+        told = pool.apply(describe, (asked, error, for_s))
+        pool.close()
+        pool.join()
+    return told
+
+
+def describe(asked: Asked, error: str, for_s: float) -> str:
     """What failed, the fewest events found that lead there, and how to see it again."""
     script = asked.script()
     events = shrink(script, for_s)

@@ -50,7 +50,7 @@ def climate_of(rng: random.Random) -> Climate:
         return Climate("mild", faults.MILD, crashing=False)
     if choice < 0.45:
         return Climate("hostile", tuple(faults.KINDS), crashing=True, hostile=True)
-    if choice < 0.7:
+    if choice < 0.75:
         return Climate("long queues", LONG_QUEUES, crashing=True, bursts=8)
     return Climate("wild", tuple(faults.KINDS), crashing=True)
 

@@ -11,7 +11,7 @@ import os
 import pytest
 
 from tests.sim.coverage import IMPOSSIBLE, pairs, table
-from tests.sim.many import EVENTS, Asked, Total, describe, play_all
+from tests.sim.many import EVENTS, Asked, Total, describe_alike, play_all
 from tests.sim.storm import run, script_of
 
 SEEDS = int(os.environ.get("MESH_SIM_SEEDS", "1000"))
@@ -38,7 +38,7 @@ def explain(total: Total) -> str:
     """One failure with the events that lead there, and the seeds of all."""
     first = total.failed[0]
     seeds = ", ".join(str(one.seed) for one in total.failed)
-    return f"{describe(Asked(first.seed), first.error)}\n{len(total.failed)} of {total.n_played} failed: {seeds}"
+    return f"{describe_alike(Asked(first.seed), first.error)}\n{len(total.failed)} of {total.n_played} failed: {seeds}"
 
 
 @pytest.mark.slow
