@@ -1,6 +1,7 @@
 """Real processes killed and stopped in the middle of thousands of tasks of two clients: nothing lost, nothing hung.
 
-One client is this process. The other is killed once its calls are confirmed, and its results are read by their ids.
+One client is this process. The other is killed once its calls are confirmed, and its results are read by their ids: it
+keeps them (`result_persistent`), for it may have got some of them before the router was killed.
 Each run is registered with its process, so that what ran twice is known, and why. MESH_LOSS_SEEDS makes it longer.
 """
 
@@ -33,7 +34,8 @@ WITHIN_S = float(os.environ.get("MESH_LOSS_WITHIN_S", "90"))
 
 OTHER_CLIENT = """
 import signal, sys
-from tests.mesh.proj import tasks
+from tests.mesh.proj import app, tasks
+app.conf.update(result_persistent=True)
 path, first, last = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 results = [tasks.register.delay(path, number, number % 400) for number in range(first, last)]
 open(path + ".called", "w").close()
