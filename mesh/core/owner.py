@@ -360,6 +360,8 @@ class Owner:
     def _let_go(self, pages: set[str]) -> None:
         """Slot pages tell a later router what had begun, until the journal tells how it ended."""
         if pages:
+            for _, earlier in self._pages:
+                earlier -= pages  # more has been read in them since
             self._pages.append((self.ledger.told, pages))
 
     def _keep_promises(self) -> None:

@@ -489,3 +489,10 @@ def test_what_was_paged_out_runs_though_all_before_it_was_revoked_and_tasks_in_m
 
         scene.until(scene.all_ended)
         assert not dispatch.paged_count
+
+
+def test_a_page_that_two_deaths_let_go_stays_until_the_journal_knows_of_both(scene: Scene) -> None:
+    owner, page = scene.router.owner, scene.node.page_path
+    for _ in range(2):
+        owner._let_go({page})
+    assert [pages for _, pages in owner._pages] == [set(), {page}]
