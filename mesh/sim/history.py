@@ -89,6 +89,8 @@ class History:
         self.met: Counter[tuple[str, str]] = Counter()
         #: {pid: when it died}
         self.deaths: dict[int, float] = {}
+        #: Calls that were leased and went back to the front of their queue.
+        self.returned: set[bytes] = set()
         #: Calls that somebody has asked to take back.
         self.revoked: set[bytes] = set()
         #: {task id: when it was made a task again, having been a dead letter}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -59,6 +60,9 @@ class SimRouter(Process):
         self.control = Door(self.wire, self, control_address(host))
         self.peers: dict[bytes, Peer] = {}
         self._from_peers: list[Arrival] = []
+        #: Effects to be performed, in order.
+        self._todo: deque[Effect] = deque()
+        self._performing = False
         #: What the journal has answered: (number, why it failed or empty).
         self._answers: list[tuple[int, str]] = []
         kernel.owner_starts(host, self.owner)
@@ -121,20 +125,29 @@ class SimRouter(Process):
     # --- effects ---------------------------------------------------------------------------------
 
     def do(self, effects: list[Effect]) -> None:
-        for effect in effects:
-            if isinstance(effect, Send):
-                self._send(effect)
-            elif isinstance(effect, SendControl):
-                if not self.control.send(effect.peer, effect.message):
-                    self.do(self.owner.unreachable(effect.peer, self.now))
-            elif isinstance(effect, Commit):
-                self.disk.append(effect, self._answer)
-            elif isinstance(effect, Fetch):
-                self._fetch(effect)
-            elif isinstance(effect, WatchProcess):
-                self._watch(effect)
-            elif isinstance(effect, RemovePage):
-                self.kernel.pages.pop(effect.path, None)
+        """Performs effects in order. What comes of performing one is performed behind those that were there before."""
+        self._todo.extend(effects)
+        if self._performing:
+            return
+        self._performing = True
+        while self._todo:
+            self._perform(self._todo.popleft())
+        self._performing = False
+
+    def _perform(self, effect: Effect) -> None:
+        if isinstance(effect, Send):
+            self._send(effect)
+        elif isinstance(effect, SendControl):
+            if not self.control.send(effect.peer, effect.message):
+                self.do(self.owner.unreachable(effect.peer, self.now))
+        elif isinstance(effect, Commit):
+            self.disk.append(effect, self._answer)
+        elif isinstance(effect, Fetch):
+            self._fetch(effect)
+        elif isinstance(effect, WatchProcess):
+            self._watch(effect)
+        elif isinstance(effect, RemovePage):
+            self.kernel.pages.pop(effect.path, None)
 
     def _send(self, effect: Send) -> None:
         if effect.peer.startswith(PEER_MARK):

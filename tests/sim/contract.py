@@ -273,10 +273,13 @@ def check_fair_weather(world: World) -> None:
 
 
 def _check_order(world: World) -> None:
-    """With one slot and one caller: first in, first out within a priority."""
+    """With one slot and one caller: first in, first out within a priority.
+
+    But for what was taken back: its slot and its node both give back, and what comes later stands before the other.
+    """
     last: dict[tuple[str, int], bytes] = {}
     began = sorted((runs[0].began_s, task_id) for task_id, runs in world.history.runs.items())
-    for _, task_id in began:
+    for _, task_id in (one for one in began if one[1] not in world.history.returned):
         call = world.history.published[task_id]
         line = (call.host, call.priority)
         assert last.get(line, b"") < task_id, f"{task_id.hex()} overtook {last[line].hex()}"

@@ -67,7 +67,11 @@ class Coverage:
         def replayed(_: Any, letter: Any) -> None:
             history.replayed(timeline.mono_s, letter.task.task_id)
 
+        def requeued(tasks: list[Any]) -> None:
+            history.returned.update(task.task_id for task in tasks)
+
         _after(owner.graveyard, "_run_again", replayed)
+        _before(owner.dispatch, "_requeue", requeued)
         for look in (_look_at_dispatch, _look_at_journal, _look_at_calls, _look_at_slots):
             look(owner, note)
 
