@@ -122,17 +122,16 @@ def log_path(place: Place) -> str:
 def state_directory(place: Place) -> str:
     """Where the mesh keeps what is to survive its processes, and the host's reboot.
 
-    Of a named mesh: `$XDG_STATE_HOME/mesh/NAME` of whoever starts its first router, or `/var/lib/mesh/NAME` where it is the system's. Of a mesh that is a
-    directory: that directory.
+    Of a named mesh: `$XDG_STATE_HOME/mesh/NAME` of whoever starts its first router, or `/var/lib/mesh/NAME` where it is
+    the system's. Of a mesh that is a directory: that directory.
     """
     if place.directory.startswith(f"{SYSTEM_DIRECTORY}/"):
         return f"{SYSTEM_STATE_DIRECTORY}/{place.mesh}"
     if place.directory != f"/tmp/mesh-{os.geteuid()}/{place.mesh}":
         return place.directory
     told = f"{place.directory}/{_STATE_MARKER}"
-    with contextlib.suppress(OSError):
-        with open(told, encoding="utf-8") as file:
-            return file.read()
+    with contextlib.suppress(OSError), open(told, encoding="utf-8") as file:
+        return file.read()
     home = os.environ.get("XDG_STATE_HOME") or f"{pwd.getpwuid(os.geteuid()).pw_dir}/.local/state"
     return f"{home}/mesh/{place.mesh}"
 

@@ -271,9 +271,8 @@ class Slot:
                 return
             elif isinstance(message, messages.Malformed):
                 logger.warning("the router dropped a message: %s", message, extra={"action": "malformed"})
-            elif isinstance(message, messages.HelloRefused):
-                if message.code != messages.Code.STARTING:
-                    logger.error("the router refused this slot: %s", message.reason, extra={"action": "refused"})
+            elif isinstance(message, messages.HelloRefused) and message.code != messages.Code.STARTING:
+                logger.error("the router refused this slot: %s", message.reason, extra={"action": "refused"})
         for prefix, direct in list(self._direct.items()):
             if not direct.up:
                 self._look_for_hello_ok(prefix, direct)

@@ -131,7 +131,7 @@ class Intake:
         caller.last_seen_mono_s = self._outbox.now.mono_s
 
     def _forget_callers(self) -> None:
-        """Forgets those that are gone longest and have no call here: one whose call came again would be taken for new."""
+        """Forgets those gone longest that have no call here: one whose call came again would be taken for new."""
         if len(self.callers) <= max(MAX_CALLERS, self._forget_at):
             return
         needed = {task_id[:PREFIX_BYTES] for task_id in self.dispatch.open} | self.dispatch.paged.keys()

@@ -81,7 +81,7 @@ class Task:
         self.retry_reason = b""
         #: The journal's row in which it stands: 0 where in none yet, NO_ROW where in none (any more) and never again.
         self.row = NO_ROW if flags & Flag.TRANSIENT else 0
-        #: When its last run was over, of which the journal is to know: what slot pages say of beginnings before that is past.
+        #: When its last run was over, for the journal: what slot pages say of beginnings before that is past.
         self.closed_mono_s = 0.0
         #: It is not to begin (again).
         self.revoked = False
