@@ -98,6 +98,8 @@ def _reading(journal: Journal) -> Iterator[sqlite3.Connection]:
             "The next router that starts saves what can be read and sets this file aside.",
             exit_codes.DAMAGED,
         ) from None
+    except BrokenPipeError:
+        raise  # whoever read this has had enough
     except (sqlite3.Error, OSError) as error:
         raise journal_file.unavailable(journal.path, error) from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
 import sys
@@ -318,6 +319,14 @@ current_app: Final = cast(Mesh, _CurrentApp())
 _inherited: Final[list[Any]] = []
 #: Every app of the process.
 _apps: Final[weakref.WeakSet[Mesh]] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_clients() -> None:
+    """Delivers what was called. Registered so early that the user's own `atexit` handlers may call too."""
+    client = sys.modules.get("mesh.client")
+    if client is not None:
+        client.close_all()
 
 
 def _after_fork_in_child() -> None:

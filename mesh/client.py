@@ -5,7 +5,6 @@ One link to its router, one reply socket for its slots.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import logging
 import os
@@ -48,6 +47,10 @@ class Answer:
         self.waiter: threading.Event | None = None
 
 
+#: The clients of this process that are up.
+_open: Final[set[Client]] = set()
+
+
 class Client:
     """1. Publishes calls. 2. Takes results. 3. Asks the router. Connected on first use; any thread may use it.
 
@@ -83,6 +86,8 @@ class Client:
         #: Since when no router has been heard of, before the first answers.
         self._waiting_since_mono_s = 0.0
         self._last_failure = ""
+        #: Codes of refused calls that were logged.
+        self._told: set[str] = set()
         #: Why no router of this mesh will ever take this client.
         self._fatal: MeshError | None = None
         self._router_pid = 0
@@ -104,7 +109,7 @@ class Client:
                 self._release()
                 raise
             self._reactor.start()
-            atexit.register(self.close)
+            _open.add(self)
             _close_in_multiprocessing_child(self)
             self._up = True
 
@@ -409,6 +414,8 @@ class Client:
         for message, frames in self._link.receive():
             if isinstance(message, messages.Confirm):
                 _wake(calls.confirm(message))
+                if message.refused:
+                    self._tell_refused(message)
             elif isinstance(message, messages.Results):
                 self._take_results(message, frames)
             elif isinstance(message, messages.Missing):
@@ -427,6 +434,15 @@ class Client:
                 self._on_refused(message)
             elif isinstance(message, messages.Malformed):
                 logger.warning("the router dropped a message: %s", message, extra={"action": "malformed"})
+
+    def _tell_refused(self, confirm: messages.Confirm) -> None:
+        """Says once of each kind of refusal that there was one: nobody may ever look at the results of these calls."""
+        for _, code, reason in confirm.refused:
+            if code not in self._told and code != messages.Refused.WAITS:
+                self._told.add(code)
+                logger.warning(
+                    "a call was refused, as others may be from now on: %s", reason, extra={"action": "call_refused"}
+                )
 
     def _on_refused(self, refused: messages.HelloRefused) -> None:
         said, self._refused = self._refused, refused.reason
@@ -492,7 +508,7 @@ class Client:
             self._closed = True
         if not was_up:
             return
-        atexit.unregister(self.close)
+        _open.discard(self)
         try:
             self._deliver()
         finally:
@@ -550,6 +566,12 @@ def _wake(settled: list[PendingCall]) -> None:
             # Whoever waits from here on makes a new one, so that no event is ever cleared under another's feet.
             pending.waiter = None
             waiter.set()
+
+
+def close_all() -> None:
+    """Closes every client of this process that is up: each delivers what was called."""
+    for client in list(_open):
+        client.close()
 
 
 def _close_in_multiprocessing_child(client: Client) -> None:

@@ -165,8 +165,8 @@ def _id(value: Any) -> bytes | str:
 
 
 def _text(option: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise InvalidCall(option, value, "a text")
+    if not isinstance(value, str) or not value:
+        raise InvalidCall(option, value, "a text that is not empty")
     return value
 
 

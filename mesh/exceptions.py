@@ -334,7 +334,8 @@ class ResultExpired(MeshError):
     def __init__(self, task_id: str) -> None:
         self.task_id = task_id
         super().__init__(
-            f"the outcome of {task_id} was removed. Read results sooner, or raise result_expires or results_max_bytes."
+            f"the outcome of {task_id} was removed. Read results sooner, or raise result_expires or results_max_bytes; "
+            "with result_persistent=True one that its caller has survives the router too."
         )
 
 

@@ -16,7 +16,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import pwd
 import re
 import stat
 import sys
@@ -132,7 +131,7 @@ def state_directory(place: Place) -> str:
     told = f"{place.directory}/{_STATE_MARKER}"
     with contextlib.suppress(OSError), open(told, encoding="utf-8") as file:
         return file.read()
-    home = os.environ.get("XDG_STATE_HOME") or f"{pwd.getpwuid(os.geteuid()).pw_dir}/.local/state"
+    home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     return f"{home}/mesh/{place.mesh}"
 
 

@@ -191,7 +191,7 @@ class AsyncResult(Generic[R]):
     def state(self) -> str:
         """PENDING (also for unknown ids), STARTED (where tracked), RETRY, SUCCESS, FAILURE or REVOKED.
 
-        FAILURE too where the call was refused or its outcome is lost; `result` says so then.
+        FAILURE too where the call was refused, or its outcome is lost or not kept any more; `result` says so then.
 
         Raises:
             RouterUnreachable: the router has to be asked and does not answer.
@@ -285,7 +285,8 @@ class AsyncResult(Generic[R]):
         asked = pending.custom_id or pending.task_id if pending is not None else ids.from_text(self.id) or self.id
         patience_s = self._source.settings.broker_connection_timeout
         answer = reader.states([asked], patience_s)[0]
-        if answer.state in states.READY_STATES and not self._ignored:
+        is_gone = answer.info is not None and bool(answer.info.get("gone"))
+        if (answer.state in states.READY_STATES or is_gone) and not self._ignored:
             pending, reader = self._live()
             reader.wait(pending, patience_s)
             return _known_state(pending) or answer.state, answer.info

@@ -56,11 +56,12 @@ class Admission:
             return m.Refused.DISK, self._ledger.refusal
         if not flags & Flag.TRANSIENT and body_bytes > JOURNALED_BYTES_MAX:
             return m.Refused.DISK, f"its arguments have {body_bytes} bytes, of {JOURNALED_BYTES_MAX} that it can take"
-        if options is not None and "id" in options and not self._gets_its_id(task_id, options["id"]):
+        if options is not None and "id" in options and not self.names(task_id, options["id"]):
             return m.Refused.ID, f"task_id {options['id']!r} is taken; give another, or none"
         return None
 
-    def _gets_its_id(self, task_id: bytes, custom: str) -> bool:
+    def names(self, task_id: bytes, custom: str) -> bool:
+        """Gives a task the caller's own id, and tells those who watch that id. False where another task has it."""
         if custom in self.custom:
             return False
         self.custom[custom] = task_id

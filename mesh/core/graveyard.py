@@ -41,15 +41,15 @@ class Graveyard:
         outcomes: OutcomeStore,
         ledger: Ledger,
         outbox: Outbox,
-        custom: dict[str, bytes],
+        name: Callable[[bytes, str], bool],
     ) -> None:
         self.letters = DeadLetters(bounds.dead_max, bounds.dead_max_bytes, self._letter_gone)
         self._dispatch = dispatch
         self._outcomes = outcomes
         self._ledger = ledger
         self._outbox = outbox
-        #: {custom id: id}: who asks by the caller's own id finds a task that is replayed.
-        self._custom = custom
+        #: As `Admission.names`: who asks by the caller's own id finds a task that is replayed.
+        self._name = name
         self.commands: Final[Mapping[str, Callable[[Chosen], dict[str, Any]]]] = {
             "dead_list": self._list,
             "dead_show": self._show,
@@ -114,7 +114,7 @@ class Graveyard:
         if letter.row:
             self._ledger.revived(task, letter.row, now)
         if task.custom_id is not None:
-            self._custom.setdefault(task.custom_id, task.task_id)
+            self._name(task.task_id, task.custom_id)
         self._dispatch.accept(task, now)
 
     def _purge(self, chosen: Chosen) -> dict[str, Any]:

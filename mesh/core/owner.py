@@ -94,7 +94,7 @@ class Owner:
             journaled=limits.journaled,
         )
         self.adoption = Adoption(identity.owner_tag, callers, self.dispatch, self.paging, self.ledger, outbox)
-        self.graveyard = Graveyard(limits, self.dispatch, self.outcomes, self.ledger, outbox, self.intake.custom)
+        self.graveyard = Graveyard(limits, self.dispatch, self.outcomes, self.ledger, outbox, self.admission.names)
         self.runs = Runs(self.dispatch, self.answers, self.ledger, self.graveyard, outbox)
         self.crew = Crew(self.dispatch, self.membership, outbox, begun_elsewhere)
         self.revocation = Revocation(self.intake, self.dispatch, self.crew, self.ledger, outbox, self.paging.revoke)

@@ -214,6 +214,26 @@ def test_a_replayed_task_runs_once_more_under_its_id_and_its_new_outcome_counts(
     assert listed(router) == []
 
 
+def test_who_watches_the_callers_own_id_of_a_dead_letter_is_told_of_its_replay(router):
+    # Given a dead letter of whose id nothing else is known any more, and somebody who watches that id
+    client, slot, reader = router.client(), router.slot(), router.client(3)
+    task_id = client.call(options={"id": "order-1"})
+    slot.holds()
+    unrunnable(slot, task_id)
+    router.owner.outcomes.forget(task_id)
+    router.passes(SWEEP_S)
+    reader.says(m.Ask(1, True, ["order-1"]))
+
+    # When it is replayed, and runs
+    ask(router, "replay")
+    slot.holds()
+    slot.ends(task_id, body=b"value")
+
+    # Then the watcher gets what came of it
+    assert reader.results() == {task_id: (Status.SUCCESS, b"value")}
+    assert router.owner.answers.watchers == {}
+
+
 def test_a_task_that_dies_again_has_its_whole_history_and_fresh_budgets(router):
     # Given a task that has taken down two slots and was replayed
     client, node = router.client(), router.node()

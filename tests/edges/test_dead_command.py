@@ -131,7 +131,8 @@ def test_an_age_is_a_time_so_long_ago() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("ids", [5]), ("task", b"mail"), ("cause", 5), ("since", 5), ("until", "yesterday")]
+    ("option", "value"),
+    [("ids", [5]), ("task", b"mail"), ("cause", 5), ("cause", ""), ("task", ""), ("since", 5), ("until", "yesterday")],
 )
 def test_what_can_not_be_said_is_refused_before_anybody_is_asked(option: str, value: Any) -> None:
     router = Router()

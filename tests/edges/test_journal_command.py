@@ -1,6 +1,7 @@
 """`mesh journal`: what it says of a journal that is sound, damaged, newer, in use or not there."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -254,3 +255,17 @@ def test_an_unknown_action_is_refused_with_those_there_are(mesh_journal: Command
 
     assert ended.code == exit_codes.USAGE
     assert "check" in ended.err
+
+
+def test_a_reader_that_has_had_enough_of_a_dump_is_no_error_of_the_journal(path: Path) -> None:
+    # Given a dump whose reader is gone
+    reader, writer = os.pipe()
+    os.close(reader)
+    argv = [sys.executable, "-m", "mesh", "-b", f"mesh://{path.parent}", "journal", "dump"]
+
+    # When it is written
+    ended = subprocess.run(argv, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+
+    # Then the journal is not blamed
+    assert ended.stderr == ""

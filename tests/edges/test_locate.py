@@ -469,6 +469,14 @@ def test_a_log_that_has_grown_is_set_aside_at_the_next_start(
     assert Path(f"{log}.1").stat().st_size == (1 << 20) + 1
 
 
+def test_without_a_state_home_the_journal_is_below_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    found = locate.state_directory(locate.locate("mesh://a-name-that-nobody-has-used"))
+    assert found == f"{tmp_path}/.local/state/mesh/a-name-that-nobody-has-used"
+
+
 def test_looking_up_a_mesh_imports_nothing_heavy() -> None:
     code = "import sys; from mesh import locate; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -12,6 +12,7 @@ from mesh import exceptions as ex
 from mesh import ids
 from mesh.interfaces import Ending, TaskState
 from mesh.messages import Durability
+from mesh.remote_errors import encode_exception
 from mesh.results import AsyncResult
 from mesh.states import Status
 from tests.edges.recording import PREFIX, RecordingMesh, succeeded
@@ -392,3 +393,16 @@ def test_a_result_outlives_the_client_it_was_made_with(app, call):
 
 def test_a_result_has_no_dict():
     assert not hasattr(AsyncResult(None, None, RecordingMesh("proj")), "__dict__")
+
+
+def test_an_outcome_that_is_not_kept_any_more_is_a_failure_and_not_pending(app):
+    # Given a task of which its router knows that it has ended, and no more
+    result = app.AsyncResult(ids.to_text(STAMP))
+    client = app.client
+    client.known[STAMP] = TaskState(STAMP, "PENDING", {"known": True, "gone": True})
+    client.outcomes[STAMP] = Ending(Status.FAILURE, encode_exception(ex.ResultExpired(result.id), ""), ())
+
+    # When somebody polls for it
+    # Then there is an end
+    assert (result.state, result.ready(), result.successful()) == ("FAILURE", True, False)
+    assert isinstance(result.result, ex.ResultExpired)

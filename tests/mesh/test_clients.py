@@ -28,6 +28,8 @@ ENDINGS = {
     "plain": "send()",
     "sys.exit": "send(); sys.exit(0)",
     "an error": "sys.excepthook = lambda *_: os.dup2(os.open(os.devnull, os.O_WRONLY), 2)\nsend(); 1 / 0",
+    "its own atexit handler": "import atexit; atexit.register(send)",
+    "its own atexit handler, connected before": "import atexit; tasks.echo.delay(1); atexit.register(send)",
     "a forked child": """
 send_in_child = os.fork() == 0
 if send_in_child:
@@ -193,3 +195,20 @@ tasks.echo.delay(2)
     # Then it says how many calls may be lost
     assert "1 calls could not be delivered" in said
     os.kill(router.pid, signal.SIGCONT)
+
+
+def test_a_program_that_never_looks_at_its_results_hears_that_calls_were_refused(host: Host, tmp_path: Path):
+    # Given a router that holds fifty tasks at most
+    code = """
+from tests.mesh.proj import app, tasks
+app.conf.update(queue_max_tasks=50)
+for number in range(200):
+    tasks.echo.delay(number)
+"""
+
+    # When a program calls more often, and ends
+    said = host.run_script(code)
+
+    # Then it was told, once
+    assert said.count("a call was refused") == 1
+    assert "raise queue_max_tasks" in said
