@@ -438,11 +438,11 @@ class Client:
     def _tell_refused(self, confirm: messages.Confirm) -> None:
         """Says once of each kind of refusal that there was one: nobody may ever look at the results of these calls."""
         for _, code, reason in confirm.refused:
-            if code not in self._told and code != messages.Refused.WAITS:
-                self._told.add(code)
-                logger.warning(
-                    "a call was refused, as others may be from now on: %s", reason, extra={"action": "call_refused"}
-                )
+            if code in self._told:
+                continue
+            self._told.add(code)
+            what = "a call can't be journaled yet" if code == messages.Refused.WAITS else "a call was refused"
+            logger.warning("%s: %s", what, reason, extra={"action": "call_refused"})
 
     def _on_refused(self, refused: messages.HelloRefused) -> None:
         said, self._refused = self._refused, refused.reason
@@ -522,11 +522,12 @@ class Client:
         self._reactor.wake()
         if self._reactor.wait(lambda: not calls.unconfirmed, lambda: self._drained, FLUSH_S):
             return
-        print(
-            f"mesh: {calls.unconfirmed} calls could not be delivered: no router of mesh {self._place.mesh!r} "
-            f'confirmed them in {FLUSH_S:g} s. See "mesh status".',
-            file=sys.stderr,
+        why = (
+            f"the router has them, and can't journal them now: {calls.delay}"
+            if calls.delay
+            else f'no router of mesh {self._place.mesh!r} confirmed them in {FLUSH_S:g} s. See "mesh status".'
         )
+        print(f"mesh: {calls.unconfirmed} calls could not be delivered: {why}", file=sys.stderr)
 
     def _say_goodbye(self) -> None:
         received = self._calls.received_rest()

@@ -158,6 +158,8 @@ class AsyncResult(Generic[R]):
     def confirmed(self, timeout: float | None = None) -> bool:
         """Waits until the router answers for the call: from then on it is not lost. False where that takes too long.
 
+        Of a call made elsewhere nobody is asked: True at once.
+
         Raises:
             OperationalError: the router refused the call, and why.
         """

@@ -91,3 +91,17 @@ def test_a_full_disk_refuses_calls_and_loses_nothing(host: Host, app: Mesh, monk
         return result.durability == "journaled" and result.get(DEADLINE_S) == 2
 
     assert eventually(taken)
+
+
+@pytest.mark.root
+def test_a_program_that_never_looks_at_its_results_hears_that_the_disk_is_full(host: Host, app: Mesh):
+    # Given a router whose disk is full from now on
+    assert tasks.echo.apply_async((1,), confirm=True).durability == "journaled"
+    fill(host.directory / "ballast")
+
+    # When a program calls, and ends
+    said = host.run_script("import os; from tests.mesh.proj import tasks; tasks.echo.delay(os.urandom(1 << 16))")
+
+    # Then it was told why its call may not last
+    assert "a call can't be journaled yet: " in said or "a call was refused: " in said
+    assert "full" in said
