@@ -58,6 +58,7 @@ class Flag:
     TRANSIENT: Final = 16  #: durability "none": it is not journaled
     SYNCED: Final = 32  #: durability "synced": its confirm waits until the disk has it
     KEEP_RESULT: Final = 64  #: its outcome stays in the journal until it expires, though its caller has it
+    RECEIVED: Final = 128  #: the router's own: the caller has an outcome of it, before the router has
 
 
 class Durability(IntEnum):

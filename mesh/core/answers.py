@@ -61,6 +61,8 @@ class Answers:
         """
         self.outcomes.put(task_id, stored)
         self._ledger.news(task_id, task, self._outbox.now)
+        if task is not None and task.flags & Flag.RECEIVED:
+            self.outcomes.received(task_id)
         if not delivered:
             caller = self._callers.get(task_id[:PREFIX_BYTES])
             if caller is not None and caller.peer is not None:

@@ -166,7 +166,7 @@ def replayed(letter: DeadLetter) -> Task:
     task.crashes = task.losses = 0
     task.causes = [*letter.history, REPLAYED][-MAX_CAUSES:]
     task.retry_reason = b""
-    task.flags |= Flag.REDELIVERED
+    task.flags = (task.flags | Flag.REDELIVERED) & ~Flag.RECEIVED
     task.begun = Begun.NO
     if task.options is not None:
         task.options = {key: value for key, value in task.options.items() if key not in ("eta", "expires")}

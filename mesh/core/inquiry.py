@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any, Protocol
 
 from mesh.core.callers import Caller
@@ -42,15 +43,16 @@ class Holdings(Protocol):
 SHOWN_BODY_BYTES = 4096
 
 
-def outcomes_in(outcomes: OutcomeStore, caller: Caller, ranges: Ranges) -> list[bytes]:
-    """The ids in a caller's sequences that may have an outcome.
+def known_in(known: KnownCalls, caller: Caller, ranges: Ranges) -> list[bytes]:
+    """The ids in a caller's sequences that may be open or have an outcome.
 
-    However wide the ranges are, it costs no more than there are outcomes.
+    However wide the ranges are, it costs no more than there are such ids.
     """
-    if sum(last - first + 1 for first, last in ranges) <= len(outcomes):
+    open_tasks, outcomes = known.dispatch.open, known.outcomes
+    if sum(last - first + 1 for first, last in ranges) <= len(outcomes) + len(open_tasks):
         return [stamp(caller.prefix, sequence) for first, last in ranges for sequence in range(first, last + 1)]
-    wanted = SequenceSet(ranges)
-    return [one for one in outcomes if one[:PREFIX_BYTES] == caller.prefix and sequence_of(one) in wanted]
+    wanted, ids = SequenceSet(ranges), chain(outcomes, open_tasks)
+    return [one for one in ids if one[:PREFIX_BYTES] == caller.prefix and sequence_of(one) in wanted]
 
 
 def link_of(info: dict[str, Any]) -> int:

@@ -326,9 +326,13 @@ class Intake:
     def _take_received(self, caller: Caller, sequences: m.Ranges) -> None:
         for first, last in sequences:
             caller.durable.add_range(first, last)  # they are never sent again, whatever the journal knows of them
-        for task_id in inquiry.outcomes_in(self.outcomes, caller, sequences):
+        for task_id in inquiry.known_in(self, caller, sequences):
             stored = self.outcomes.received(task_id)
-            if stored is not None and not stored.kept:
+            if stored is None:
+                task = self.dispatch.open.get(task_id)
+                if task is not None:  # the slot told the caller first
+                    task.flags |= Flag.RECEIVED
+            elif not stored.kept:
                 self._ledger.dropped(task_id, self._outbox.now)
 
     def reconcile(self, peer: bytes, reconcile: m.Reconcile, frames: tuple[Buffer, ...]) -> None:

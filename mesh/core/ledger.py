@@ -7,7 +7,7 @@ anew.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from typing import Any, Final, TypeAlias
 
 from mesh.clock import Now
@@ -24,6 +24,9 @@ from mesh.messages import Durability, Flag
 from mesh.states import Phase
 
 _DONE: Final = Phase.DONE
+_KEEP_RESULT: Final = Flag.KEEP_RESULT
+#: Of a task with one of these more may be left than that it was here, once its caller has the outcome.
+_NOT_JUST_OVER: Final = Flag.KEEP_RESULT | Flag.IGNORE_RESULT
 #: How long what happened may wait for more to join it, where nobody waits for a confirm. What ends meanwhile, and is
 #: received by its caller, is never written.
 LINGER_S: Final = 0.02
@@ -350,9 +353,14 @@ class Ledger:
 
     def _take_open_tasks(self, page: Page, batch: Batch, now: Now) -> None:
         calls, tasks = [], []
+        unreceived, over = self._outcomes.unreceived, []
         for call, task in zip(batch.calls, batch.tasks, strict=True):
             if task.phase is _DONE:
-                self._write_end(page, task.task_id, task, now)
+                if task.flags & _NOT_JUST_OVER or task.task_id in unreceived:
+                    self._write_end(page, task.task_id, task, now)
+                else:  # most, where calls are answered as fast as they come
+                    over.append(task.task_id)
+                    task.row = NO_ROW
                 continue
             calls.append(call)
             tasks.append(task)
@@ -361,10 +369,20 @@ class Ledger:
             task.row = number
         if calls:
             page.add_batch(batch.caller.prefix, calls, tasks)
+        if over:
+            self._were_here(over, now)
+
+    def _were_here(self, task_ids: list[bytes], now: Now) -> None:
+        """They ended, and were received, before they were ever written: of that a later router only needs to know."""
+        self._notes.were_here(task_ids)
+        if self._lazy_due_mono_s is None:
+            self._lazy_due_mono_s = now.mono_s + LAZY_S
 
     def _take_news(self, page: Page, upto_mono_s: float, now: Now) -> None:
-        news, needed, is_gone, leave = self._news, self._outcomes.needed, self._notes.is_gone, self.rows.leave
+        news = self._news
         while news and news[0][0] <= upto_mono_s:
+            if self._take_what_is_over(upto_mono_s):
+                continue
             _, task_id, task = news[0]
             if page.body_bytes >= COMMIT_BYTES:
                 self._by(now.mono_s, urgent=upto_mono_s == float("inf"))
@@ -375,14 +393,10 @@ class Ledger:
                 if task.row == 0:
                     break  # its batch goes first; that was too much for this commit
                 if task.row > 0:
-                    leave(task.row)
+                    self.rows.leave(task.row)
                 elif task.row == REVIVED:
                     self._write_revival(task_id, now)
                 self._write_changed(page, task)
-            elif task.row > 0 and needed(task_id) is None:  # by far the most
-                is_gone(task_id)
-                leave(task.row)
-                task.row = NO_ROW
             elif task.row == 0:
                 break
             elif task.row != NO_ROW:
@@ -393,11 +407,31 @@ class Ledger:
         if news:
             self._by(now.mono_s + LINGER_S)
 
-    def _was_here(self, task_id: bytes, now: Now) -> None:
-        """It ended, and was received, before it was ever written: of that a later router only needs to know."""
-        self._notes.was_here(task_id)
-        if self._lazy_due_mono_s is None:
-            self._lazy_due_mono_s = now.mono_s + LAZY_S
+    def _take_what_is_over(self, upto_mono_s: float) -> bool:
+        """Takes the next news as far as they say of tasks that are on disk that nothing is needed of them any more.
+
+        These are by far the most, so they are taken together. Returns whether there were any.
+        """
+        news, unreceived = self._news, self._outcomes.unreceived
+        gone: list[bytes] = []
+        left: list[int] = []
+        count = len(news)
+        while news and news[0][0] <= upto_mono_s:
+            _, task_id, task = news[0]
+            if task is None or task.phase is not _DONE or task.row == 0 or task.row == REVIVED:
+                break
+            if task.row != NO_ROW:
+                if task.flags & _KEEP_RESULT or task_id in unreceived:
+                    break
+                gone.append(task_id)
+                left.append(task.row)
+                task.row = NO_ROW
+            news.popleft()
+        if gone:
+            self._notes.are_gone(gone)
+            for row, left_it in Counter(left).items():
+                self.rows.leave(row, left_it)
+        return len(news) < count
 
     def _write_changed(self, page: Page, task: Task) -> None:
         if changed_bytes(task) <= JOURNALED_BYTES_MAX:
@@ -416,7 +450,7 @@ class Ledger:
         elif task is None or task.row or task.flags & Flag.IGNORE_RESULT:
             self._notes.is_gone(task_id)
         else:
-            self._was_here(task_id, now)
+            self._were_here([task_id], now)
         if task is not None:
             if task.row > 0:
                 self.rows.leave(task.row)

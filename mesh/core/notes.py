@@ -8,13 +8,15 @@ from mesh.core.callers import Caller
 from mesh.core.records import Row, RowKind
 from mesh.core.rows import Rows
 from mesh.core.sequences import SequenceSet
-from mesh.ids import PREFIX_BYTES, sequence_of
+from mesh.ids import ID_BYTES, PREFIX_BYTES, SEQUENCE_MAX, sequence_of
 from mesh.messages import Ranges
 
 #: Bytes of notes that are no reason to write the callers again.
 NOTES_BYTES: Final = 1 << 18
 #: What a range takes in a note, about.
 RANGE_BYTES: Final = 8
+#: Beyond all ids as numbers.
+_NO_ID: Final = 1 << 8 * ID_BYTES + 1
 
 
 class Notes:
@@ -43,10 +45,13 @@ class Notes:
             gone = self._gone[prefix] = SequenceSet()
         gone.add(sequence_of(task_id))
 
-    def was_here(self, task_id: bytes) -> None:
-        """The same, of an id of which nothing was ever written: there is no hurry."""
-        prefix = task_id[:PREFIX_BYTES]
-        self._lazy.setdefault(prefix, SequenceSet()).add(sequence_of(task_id))
+    def are_gone(self, task_ids: list[bytes]) -> None:
+        """Nothing is needed of these ids. For many at once: a tenth of the time."""
+        _add(self._gone, task_ids)
+
+    def were_here(self, task_ids: list[bytes]) -> None:
+        """The same, of ids of which nothing was ever written: there is no hurry."""
+        _add(self._lazy, task_ids)
 
     def is_back(self, task_id: bytes) -> None:
         """It is needed after all, whatever was said before."""
@@ -112,3 +117,15 @@ class Notes:
         self._rows.known(number)
         self._written.append(number)
         self._gone_before = gone
+
+
+def _add(known: dict[bytes, SequenceSet], task_ids: list[bytes]) -> None:
+    """Adds ids to {client prefix: sequences}. Those of one client that follow each other cost as much as one."""
+    numbers = sorted(map(int.from_bytes, task_ids))
+    first = last = numbers[0]
+    for number in (*numbers, _NO_ID):
+        if number > last + 1:
+            prefix = first.to_bytes(ID_BYTES)[:PREFIX_BYTES]
+            known.setdefault(prefix, SequenceSet()).add_range(first & SEQUENCE_MAX, last & SEQUENCE_MAX)
+            first = number
+        last = number

@@ -106,11 +106,11 @@ class Rows:
         if block.row:
             self.by_number[block.row].paged -= len(block)
 
-    def leave(self, number: int) -> None:
-        """One id does not stand in this row any more."""
+    def leave(self, number: int, count: int = 1) -> None:
+        """So many ids do not stand in this row any more."""
         facts = self.by_number[number]
-        facts.live -= 1
-        self.left += 1
+        facts.live -= count
+        self.left += count
         if not facts.live and not (self._page is not None and self._page.is_filling(number)):
             self.written_bytes -= facts.body_bytes
             del self.by_number[number]

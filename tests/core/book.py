@@ -92,10 +92,11 @@ class Book:
                 setattr(task, name, value)
             self.ledger.news(task.task_id, task, self.now, urgent=urgent)
 
-    def ends(self, *tasks: Task, body: bytes = b"value", kept: bool = False, received: bool = False) -> None:
+    def ends(self, *tasks: Task, body: bytes = b"value", received: bool = False) -> None:
         """Tasks end, and leave an outcome."""
         for task in tasks:
             self.finishes(task)
+            kept = task.flags & Flag.KEEP_RESULT != 0
             self.outcomes.put(task.task_id, Stored(Status.SUCCESS, body, (), self.mono_s, kept))
             self.ledger.news(task.task_id, task, self.now)
         if received:

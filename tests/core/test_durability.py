@@ -139,7 +139,7 @@ def test_what_a_caller_has_received_may_come_along_with_its_next_calls(router, c
 
     # When the next publish says that its caller has the first, and nothing else
     client.says(m.Publish(False, [], [[1, 1]]))
-    assert list(router.owner.outcomes._unreceived) == [second]
+    assert list(router.owner.outcomes.unreceived) == [second]
 
     # Then with the next calls the rest
     client.says(m.Publish(True, [client.record()], [[2, 2]]))

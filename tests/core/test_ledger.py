@@ -272,10 +272,10 @@ def test_what_becomes_of_tasks_does_not_wait_for_what_only_saves_space(book):
 
 
 def test_an_outcome_that_is_to_be_kept_stays_though_its_caller_has_it(book):
-    before, after = book.publishes(2)
+    before, after = book.publishes(2, flags=Flag.KEEP_RESULT)
     book.settles()
-    book.ends(before, kept=True, received=True)
-    book.ends(after, kept=True)
+    book.ends(before, received=True)
+    book.ends(after)
     book.settles()
     book.receives(after)
     assert book.ledger.is_settled

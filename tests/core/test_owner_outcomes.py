@@ -114,7 +114,7 @@ def test_only_what_a_caller_says_it_has_counts_as_received(router, received):
 
     # Then the others are still waited for
     assert set(router.owner.outcomes._received) == {ids[0]}
-    assert set(router.owner.outcomes._unreceived) == set(ids[1:])
+    assert set(router.owner.outcomes.unreceived) == set(ids[1:])
 
 
 # --- outcomes of earlier attempts and routers ----------------------------------------------------
