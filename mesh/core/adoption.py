@@ -95,7 +95,7 @@ class Adoption:
         for task in tasks:
             if sequence_of(task.task_id) in theirs and task.phase is not Phase.LEASED:
                 self._dispatch.finish(task)
-                self._ledger.news(task.task_id, task, self._outbox.now)
+                self._ledger.news([task], self._outbox.now)
         paged = self._dispatch.paged.get(prefix)
         for first, last in paged.common_with(ranges) if paged is not None else ():
             for sequence in range(first, last + 1):

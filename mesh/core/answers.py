@@ -57,10 +57,9 @@ class Answers:
     def store(self, task_id: bytes, task: Task | None, stored: Stored, *, delivered: bool) -> None:
         """Keeps an outcome and tells its caller, unless the slot has done so, and who watches for it.
 
-        `task` is None where only its slot knew it.
+        `task` is None where only its slot knew it. That it has ended is to be told to the ledger.
         """
         self.outcomes.put(task_id, stored)
-        self._ledger.news(task_id, task, self._outbox.now)
         if task is not None and task.flags & Flag.RECEIVED:
             self.outcomes.received(task_id)
         if not delivered:
@@ -91,6 +90,7 @@ class Answers:
         kept = bool(task.flags & Flag.KEEP_RESULT)
         stored = Stored(status, self._encode_failure(error), (), self._outbox.now.mono_s, kept, task.custom_id)
         self.store(task.task_id, task, stored, delivered=False)
+        self._ledger.news([task], self._outbox.now)
         if task.flags & Flag.IGNORE_RESULT:
             self.outcomes.received(task.task_id)  # kept for whoever asks, but nobody will come for it
 
@@ -99,6 +99,7 @@ class Answers:
         error = TaskRevokedError(f"task {to_text(task_id)} was not run: it was revoked before it began")
         stored = Stored(Status.REVOKED, self._encode_failure(error), (), self._outbox.now.mono_s)
         self.store(task_id, None, stored, delivered=False)
+        self._ledger.news_of_lost(task_id, self._outbox.now)
 
     # --- who watches -----------------------------------------------------------------------------
 

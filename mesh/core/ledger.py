@@ -88,9 +88,11 @@ class Batch:
             self.tasks, self.block = self.block.tasks, None
 
 
-#: (when it is to be written, task id, task): a task has ended, or is not as it was. The task is None where only its
-#: slot knew it. A plain tuple: there is one for each task.
-News: TypeAlias = tuple[float, bytes, Task | None]
+#: (when it is to be written, tasks, id): tasks have ended, or are not as they were; or one has ended that only its slot
+#: knew, and that has this id.
+News: TypeAlias = tuple[float, list[Task], bytes]
+#: Ids of which nothing is needed any more, and the row of each.
+Over: TypeAlias = tuple[list[bytes], list[int]]
 
 
 class Ledger:
@@ -163,13 +165,19 @@ class Ledger:
         self._waiting_bytes += body_bytes
         self._by(now.mono_s if urgent else batch.due_mono_s, urgent=urgent)
 
-    def news(self, task_id: bytes, task: Task | None, now: Now, *, urgent: bool = False) -> None:
-        """A task has ended, or is not as it was published."""
-        if task is not None and task.row == NO_ROW:
-            return
+    def news(self, tasks: list[Task], now: Now, *, urgent: bool = False) -> None:
+        """Tasks have ended, or are not as they were published."""
+        tasks = [task for task in tasks if task.row != NO_ROW]
+        if tasks:
+            self._hear(tasks, b"", now.mono_s if urgent else now.mono_s + NEWS_LINGER_S, urgent=urgent)
+
+    def news_of_lost(self, task_id: bytes, now: Now) -> None:
+        """A task has ended that only its slot knew."""
+        self._hear([], task_id, now.mono_s + NEWS_LINGER_S, urgent=False)
+
+    def _hear(self, tasks: list[Task], lost_id: bytes, due_mono_s: float, *, urgent: bool) -> None:
         self.told += 1
-        due_mono_s = now.mono_s if urgent else now.mono_s + NEWS_LINGER_S
-        self._news.append((due_mono_s, task_id, task))
+        self._news.append((due_mono_s, tasks, lost_id))
         if urgent or self._due_mono_s is None or due_mono_s < self._due_mono_s:
             self._by(due_mono_s, urgent=urgent)
 
@@ -180,7 +188,7 @@ class Ledger:
         """
         task.row = REVIVED
         self._letter_rows.setdefault(task.task_id, []).append(letter_row)
-        self.news(task.task_id, task, now)
+        self.news([task], now)
 
     def _write_revival(self, task_id: bytes, now: Now) -> None:
         """Instead of its dead letter there is the task again; nor is it gone, as earlier news of it may have said."""
@@ -380,58 +388,64 @@ class Ledger:
 
     def _take_news(self, page: Page, upto_mono_s: float, now: Now) -> None:
         news = self._news
+        over: Over = ([], [])
         while news and news[0][0] <= upto_mono_s:
-            if self._take_what_is_over(upto_mono_s):
-                continue
-            _, task_id, task = news[0]
-            if page.body_bytes >= COMMIT_BYTES:
-                self._by(now.mono_s, urgent=upto_mono_s == float("inf"))
-                return
-            if task is None:
-                self._write_end(page, task_id, None, now)
-            elif task.phase is not _DONE:
-                if task.row == 0:
-                    break  # its batch goes first; that was too much for this commit
-                if task.row > 0:
-                    self.rows.leave(task.row)
-                elif task.row == REVIVED:
-                    self._write_revival(task_id, now)
-                self._write_changed(page, task)
-            elif task.row == 0:
-                break
-            elif task.row != NO_ROW:
-                if task.row == REVIVED:
-                    self._write_revival(task_id, now)
-                self._write_end(page, task_id, task, now)
-            news.popleft()
-        if news:
-            self._by(now.mono_s + LINGER_S)
-
-    def _take_what_is_over(self, upto_mono_s: float) -> bool:
-        """Takes the next news as far as they say of tasks that are on disk that nothing is needed of them any more.
-
-        These are by far the most, so they are taken together. Returns whether there were any.
-        """
-        news, unreceived = self._news, self._outcomes.unreceived
-        gone: list[bytes] = []
-        left: list[int] = []
-        count = len(news)
-        while news and news[0][0] <= upto_mono_s:
-            _, task_id, task = news[0]
-            if task is None or task.phase is not _DONE or task.row == 0 or task.row == REVIVED:
-                break
-            if task.row != NO_ROW:
-                if task.flags & _KEEP_RESULT or task_id in unreceived:
+            due_mono_s, tasks, lost_id = news[0]
+            others = self._without_what_is_over(tasks, over)
+            if others or lost_id:
+                self._are_over(over)
+                if lost_id:
+                    self._write_end(page, lost_id, None, now)
+                others = self._write_news(page, others, now)
+                if others:
+                    news[0] = (due_mono_s, others, b"")
                     break
-                gone.append(task_id)
-                left.append(task.row)
-                task.row = NO_ROW
             news.popleft()
-        if gone:
-            self._notes.are_gone(gone)
-            for row, left_it in Counter(left).items():
-                self.rows.leave(row, left_it)
-        return len(news) < count
+        self._are_over(over)
+        if news:
+            full = page.body_bytes >= COMMIT_BYTES
+            self._by(now.mono_s if full else now.mono_s + LINGER_S, urgent=full and upto_mono_s == float("inf"))
+
+    def _without_what_is_over(self, tasks: list[Task], over: Over) -> list[Task]:
+        """Puts aside those that are on disk and of which nothing is needed any more: by far the most.
+
+        Returns the others of which something is to be written.
+        """
+        unreceived, (ids, rows), others = self._outcomes.unreceived, over, []
+        for task in tasks:
+            if task.row > 0 and task.phase is _DONE and not (task.flags & _KEEP_RESULT or task.task_id in unreceived):
+                ids.append(task.task_id)
+                rows.append(task.row)
+                task.row = NO_ROW
+            elif task.row != NO_ROW:
+                others.append(task)
+        return others
+
+    def _are_over(self, over: Over) -> None:
+        """Nothing is needed of these ids, which stood in these rows."""
+        ids, rows = over
+        if not ids:
+            return
+        self._notes.are_gone(ids)
+        for row, count in Counter(rows).items():
+            self.rows.leave(row, count)
+        ids.clear()
+        rows.clear()
+
+    def _write_news(self, page: Page, tasks: list[Task], now: Now) -> list[Task]:
+        """Says what has become of tasks. Returns those for which it is too early, or which have no room in this commit."""
+        for at, task in enumerate(tasks):
+            if page.body_bytes >= COMMIT_BYTES or task.row == 0:  # its batch, too much for this commit, goes first
+                return tasks[at:]
+            if task.row == REVIVED:
+                self._write_revival(task.task_id, now)
+            if task.phase is _DONE:
+                self._write_end(page, task.task_id, task, now)
+                continue
+            if task.row > 0:
+                self.rows.leave(task.row)
+            self._write_changed(page, task)
+        return []
 
     def _write_changed(self, page: Page, task: Task) -> None:
         if changed_bytes(task) <= JOURNALED_BYTES_MAX:
@@ -519,7 +533,7 @@ class Ledger:
         for number in self.rows.of_outcomes.values():
             standing[number] += 1
         # What has ended and is in no commit yet stands there too.
-        ended = {id(task): task for _, _, task in self._news if task is not None and task.phase is Phase.DONE}
+        ended = {id(task): task for _, tasks, _ in self._news for task in tasks if task.phase is Phase.DONE}
         for task in (*self._open.values(), *ended.values()):
             if task.row > 0:
                 standing[task.row] += 1

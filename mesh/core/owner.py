@@ -352,7 +352,7 @@ class Owner:
         self.answers.ended_without_slot(task, kind, reason)
 
     def _task_changed(self, task: Task) -> None:
-        self.ledger.news(task.task_id, task, self._outbox.now)
+        self.ledger.news([task], self._outbox.now)
 
     def _outcome_gone(self, task_id: bytes) -> None:
         self.ledger.dropped(task_id, self._outbox.now)
@@ -411,8 +411,8 @@ class Owner:
                 self.runs.send(grant)
         if dispatch.to_clear:
             tasks, dispatch.to_clear = dispatch.to_clear, []
+            self.ledger.news(tasks, now, urgent=True)
             for task in tasks:
-                self.ledger.news(task.task_id, task, now, urgent=True)
                 dispatch.clearing[task.task_id] = self.ledger.told
 
     def _commit(self, now: Now) -> None:

@@ -97,7 +97,7 @@ class Paging:
                 if task.task_id in self._revoked:
                     self._revoked.discard(task.task_id)
                     self._dispatch.finish(task)
-                    self._ledger.news(task.task_id, task, self._outbox.now)
+                    self._ledger.news([task], self._outbox.now)
 
     def revoke(self, task_id: bytes) -> None:
         """Ends a task that is in a block. It has its outcome now, and is taken out when the block is unfolded."""

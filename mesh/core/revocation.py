@@ -77,7 +77,7 @@ class Revocation:
             return Fate.REMOVED
         if not task.revoked:
             task.revoked = True
-            self._ledger.news(task.task_id, task, self._outbox.now)
+            self._ledger.news([task], self._outbox.now)
             holder = self._holder(task)
             if holder is not None:
                 self._crew.recall(holder)

@@ -14,7 +14,7 @@ from mesh.core.leases import Consumer
 from mesh.core.ledger import Ledger
 from mesh.core.outbox import Outbox
 from mesh.core.outcomes import Stored
-from mesh.core.task import Begun
+from mesh.core.task import Begun, Task
 from mesh.messages import Buffer, Flag
 from mesh.states import Status
 
@@ -71,6 +71,7 @@ class Runs:
             self._outbox.need_hello(peer)
             return
         dispatch, answers, now, at = self._dispatch, self._answers, self._outbox.now, 0
+        ended: list[Task] = []
         for record in outcomes.outcomes:
             own: tuple[Buffer, ...] = ()
             if record[5]:
@@ -91,8 +92,11 @@ class Runs:
             kept, custom_id = False, None
             if task is not None and cause:
                 self._graveyard.bury(task, cause[0], cause[0])
+            if task is None:
+                self._ledger.news_of_lost(task_id, now)
+            else:
+                ended.append(task)
             if task is not None and task.flags & Flag.IGNORE_RESULT:
-                self._ledger.news(task_id, task, now)
                 for watcher in answers.watchers.pop(task_id, ()):
                     answers.hand_out(watcher, task_id)
                 continue
@@ -100,6 +104,7 @@ class Runs:
                 kept = task.flags & Flag.KEEP_RESULT != 0
                 custom_id = task.custom_id if task.options is not None else None
             answers.store(task_id, task, Stored(status, body, own, now.mono_s, kept, custom_id), delivered=delivered)
+        self._ledger.news(ended, now)
         self._owe_receipt(consumer)
 
     def _take_retry(self, consumer: Consumer, record: list[Any], frames: tuple[Buffer, ...]) -> None:
@@ -114,7 +119,7 @@ class Runs:
         if body is not None:
             self._dispatch.replace_body(task, body, frames)
         task.begun = Begun.NO
-        self._ledger.news(task.task_id, task, self._outbox.now)
+        self._ledger.news([task], self._outbox.now)
 
     def returned(self, peer: bytes, returned: m.Returned, frames: tuple[Buffer, ...]) -> None:
         """A slot gives back what it has not begun."""

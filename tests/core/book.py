@@ -90,7 +90,7 @@ class Book:
         for task in tasks:
             for name, value in fields.items():
                 setattr(task, name, value)
-            self.ledger.news(task.task_id, task, self.now, urgent=urgent)
+            self.ledger.news([task], self.now, urgent=urgent)
 
     def ends(self, *tasks: Task, body: bytes = b"value", received: bool = False) -> None:
         """Tasks end, and leave an outcome."""
@@ -98,7 +98,7 @@ class Book:
             self.finishes(task)
             kept = task.flags & Flag.KEEP_RESULT != 0
             self.outcomes.put(task.task_id, Stored(Status.SUCCESS, body, (), self.mono_s, kept))
-            self.ledger.news(task.task_id, task, self.now)
+            self.ledger.news([task], self.now)
         if received:
             self.receives(*tasks)
 
@@ -106,7 +106,7 @@ class Book:
         """Tasks end, and nobody wants to know how."""
         for task in tasks:
             self.finishes(task)
-            self.ledger.news(task.task_id, task, self.now)
+            self.ledger.news([task], self.now)
 
     def finishes(self, task: Task) -> None:
         task.phase = Phase.DONE

@@ -320,7 +320,7 @@ def test_an_outcome_of_a_task_that_only_its_slot_knew_is_written_or_gone(book):
     known, received = ids.stamp(PREFIX, 8), ids.stamp(PREFIX, 9)
     for task_id in (known, received):
         book.outcomes.put(task_id, stored(book))
-        book.ledger.news(task_id, None, book.now)
+        book.ledger.news_of_lost(task_id, book.now)
     book.outcomes.received(received)
 
     # When they are written
@@ -338,10 +338,10 @@ def test_an_outcome_is_written_once_however_often_it_is_told(book):
     (task,) = book.publishes()
     book.settles()
     book.ends(task)
-    book.ledger.news(task.task_id, None, book.now)
-    book.ledger.news(task.task_id, task, book.now)
+    book.ledger.news_of_lost(task.task_id, book.now)
+    book.ledger.news([task], book.now)
     book.settles()
-    book.ledger.news(task.task_id, None, book.now)
+    book.ledger.news_of_lost(task.task_id, book.now)
     book.settles()
     assert (ended(book), book.live()) == ({2: [task.task_id]}, {2: 1})
 

@@ -533,7 +533,7 @@ def test_a_queue_of_blocks_is_not_forgotten(router, client):
     client.calls(2)
     for task in list(router.owner.dispatch.open.values()):
         router.owner.dispatch.finish(task)
-        router.owner.ledger.news(task.task_id, task, router.now)
+        router.owner.ledger.news([task], router.now)
     router.owner.dispatch.forget_empty_queues()
     assert len(router.owner.dispatch.queues["q"]) == 2
 

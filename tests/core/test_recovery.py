@@ -524,7 +524,7 @@ def test_what_may_run_at_most_once_and_went_to_a_peer_has_failed(router, client,
     task_id = client.call(flags=Flag.EARLY_ACK)
     task = router.owner.dispatch.open[task_id]
     task.begun = Begun.MAYBE_ANYWHERE
-    router.owner.ledger.news(task_id, task, router.now)
+    router.owner.ledger.news([task], router.now)
     router.settles()
 
     # Then no page of this host tells that it has not
