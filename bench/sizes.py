@@ -31,7 +31,8 @@ class Sizes:
     idle_settle_s: float = 2.0
     idle_watch_s: float = 5.0
     queued_tasks: int = 200_000
-    soak_tasks: int = 2_000_000
+    #: In the first half the tables of outcomes reach the size that they keep.
+    soak_tasks: int = 4_000_000
     long_nap_s: float = 3.0
     short_naps: int = 200
     short_nap_s: float = 0.001

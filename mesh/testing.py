@@ -13,7 +13,7 @@ from mesh.bodies import decode_value, encode_value
 from mesh.core.admission import Bounds
 from mesh.core.dispatch import Budgets
 from mesh.core.owner import Limits
-from mesh.exceptions import MeshError, TimeoutError
+from mesh.exceptions import MeshError, NotRegistered, TimeoutError
 from mesh.interfaces import PendingCall
 from mesh.messages import Durability, Flag
 from mesh.remote_errors import decode_exception, encode_exception
@@ -98,8 +98,8 @@ class _World(World):
 class SimMesh:
     """One host with a router, a node and a client. A context manager, which looks for inconsistencies at its end.
 
-    `functions` are what tasks do, by name; a task that is not among them does nothing. A function is called when a run
-    comes to its end, in no time: how long the run takes is said with the call.
+    `functions` are what tasks do, by name; without them any task may be called, and does nothing. A function is called
+    when a run comes to its end, in no time: how long the run takes is said with the call.
     """
 
     def __init__(
@@ -110,6 +110,7 @@ class SimMesh:
         plan = Plan((node,), 1, limits, unconfirmed_max=10_000, with_codec=True, with_peers=False)
         self._node = node
         self._world = _World(f"SimMesh {seed}", plan, functions or {})
+        self._known = functions
         self._calls: list[SimCall] = []
         self.run(until=lambda: self._client.is_ready)
 
@@ -141,7 +142,18 @@ class SimMesh:
         durability: str = "journaled",
         ignore_result: bool = False,
     ) -> SimCall:
-        """Calls a task of which a run takes `takes_s`, and of which the first `crashes` runs kill their slot."""
+        """Calls a task of which a run takes `takes_s`, and of which the first `crashes` runs kill their slot.
+
+        Raises:
+            NotRegistered: the name is not among the functions.
+            ValueError: a number is below zero, or there is no such level of durability.
+        """
+        if self._known is not None and name not in self._known:
+            raise NotRegistered(name, "this SimMesh")
+        if takes_s < 0 or crashes < 0:
+            raise ValueError(f"takes_s={takes_s!r}, crashes={crashes!r}: give numbers from 0.")
+        if durability not in _FLAG_OF:
+            raise ValueError(f"durability={durability!r}: give one of {', '.join(_FLAG_OF)}.")
         flags = (
             _FLAG_OF[durability] | (0 if acks_late else Flag.EARLY_ACK) | (Flag.IGNORE_RESULT if ignore_result else 0)
         )

@@ -214,6 +214,24 @@ def test_a_replayed_task_runs_once_more_under_its_id_and_its_new_outcome_counts(
     assert listed(router) == []
 
 
+def test_a_replay_is_waited_for_though_its_caller_once_had_an_outcome(router):
+    # Given a dead letter whose caller got an outcome from a slot of which the router never heard
+    client, slot = router.client(), router.slot()
+    task_id = client.call()
+    slot.holds()
+    client.says(m.Received([[1, 1]]))
+    unrunnable(slot, task_id)
+    assert not router.owner.outcomes.has_unreceived
+
+    # When it is replayed, and runs
+    ask(router, "replay")
+    slot.holds()
+    slot.ends(task_id)
+
+    # Then its outcome is kept for its caller
+    assert set(router.owner.outcomes.unreceived) == {task_id}
+
+
 def test_who_watches_the_callers_own_id_of_a_dead_letter_is_told_of_its_replay(router):
     # Given a dead letter of whose id nothing else is known any more, and somebody who watches that id
     client, slot, reader = router.client(), router.slot(), router.client(3)

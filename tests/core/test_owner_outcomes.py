@@ -117,6 +117,44 @@ def test_only_what_a_caller_says_it_has_counts_as_received(router, received):
     assert set(router.owner.outcomes.unreceived) == set(ids[1:])
 
 
+@pytest.mark.parametrize(
+    "received",
+    [
+        pytest.param([[1, 1]], id="exactly"),
+        pytest.param([[1, 1], [3, 1 << 39]], id="in ranges wider than anything that is known"),
+    ],
+)
+def test_a_caller_may_say_that_it_has_an_outcome_before_the_router_hears_of_it(router, received):
+    # Given two calls, of which the caller has got the first one's outcome from the slot
+    router.learns("t")
+    client, slot = router.client(), router.slot()
+    first, second = client.calls(2)
+    client.says(m.Received(received))
+
+    # When the outcomes reach the router
+    slot.ends(first, second, delivered=True)
+    router.settles()
+
+    # Then the first is not waited for, nor was it written
+    assert set(router.owner.outcomes.unreceived) == {second}
+    assert set(router.owner.ledger.rows.of_outcomes) == {second}
+
+
+def test_what_is_run_again_after_its_caller_got_a_first_outcome_is_not_waited_for(router):
+    # Given a slot that told the caller, and died before it told the router
+    client, slot = router.client(), router.slot()
+    task_id = client.call()
+    lease = slot.lease_of(task_id)
+    client.says(m.Received([[1, 1]]))
+    slot.dies(begun=lease)
+
+    # When another slot ends it as well
+    router.slot().ends(task_id)
+
+    # Then that outcome is kept for whoever asks, and is among the first to go
+    assert set(router.owner.outcomes._received) == {task_id}
+
+
 # --- outcomes of earlier attempts and routers ----------------------------------------------------
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from mesh.exceptions import TimeoutError
+from mesh.exceptions import NotRegistered, TimeoutError
 from mesh.messages import Durability
 from mesh.testing import SimMesh
 
@@ -73,6 +75,30 @@ def test_what_was_synced_runs_after_a_power_loss_that_took_its_caller(sim: SimMe
     assert call.confirmed is Durability.SYNCED
     sim.kill_host(power=True)
     sim.run(until=lambda: call.runs)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error"),
+    [
+        pytest.param("devide", {}, "'devide' is not registered on this SimMesh", id="no such function"),
+        pytest.param("divide", {"takes_s": -1.0}, "takes_s=-1.0", id="a run of negative length"),
+        pytest.param("divide", {"crashes": -1}, "crashes=-1", id="fewer crashes than none"),
+        pytest.param("divide", {"durability": "safe"}, "none, journaled, synced", id="no such level"),
+    ],
+)
+def test_what_can_t_be_called_is_refused(sim: SimMesh, name: str, options: dict[str, Any], error: str) -> None:
+    with pytest.raises((NotRegistered, ValueError), match=error):
+        sim.call(name, 1, **options)
+    assert sim.calls == []
+
+
+def test_where_nothing_fails_no_outcome_is_left_that_its_caller_has(sim: SimMesh) -> None:
+    for number in range(300):
+        sim.call("divide", number, takes_s=0.0001)
+        sim.run(0.0003)
+    sim.drain()
+    sim.run(5.0)
+    assert not sim._world.routers["A"].owner.outcomes.has_unreceived
 
 
 def test_a_condition_that_never_comes_true_raises(sim: SimMesh) -> None:
