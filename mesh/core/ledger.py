@@ -433,7 +433,7 @@ class Ledger:
         rows.clear()
 
     def _write_news(self, page: Page, tasks: list[Task], now: Now) -> list[Task]:
-        """Says what has become of tasks. Returns those for which it is too early, or which have no room in this commit."""
+        """Says what has become of tasks. Returns those for which it is too early, or this commit has no room."""
         for at, task in enumerate(tasks):
             if page.body_bytes >= COMMIT_BYTES or task.row == 0:  # its batch, too much for this commit, goes first
                 return tasks[at:]

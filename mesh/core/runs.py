@@ -81,31 +81,32 @@ class Runs:
                 self._take_retry(consumer, record, own)
                 continue
             lease, task_id, status, runtime_us, body, _, delivered, *cause = record
-            task = dispatch.outcome(consumer, lease, task_id, now, runtime_us)
+            task = dispatch.outcome(consumer, lease, task_id, now, runtime_us) or self._ended_elsewhere(task_id)
             if task is None:
-                answers.heard_of(task_id)
-                task = dispatch.open.get(task_id)
-                if task is not None:
-                    dispatch.finish(task)  # the first outcome of a task counts, be it of an earlier attempt
-                elif not answers.is_orphan(task_id):
-                    continue
-            kept, custom_id = False, None
-            if task is not None and cause:
+                if answers.is_orphan(task_id):
+                    answers.store(task_id, None, Stored(status, body, own, now.mono_s), delivered=delivered)
+                    self._ledger.news_of_lost(task_id, now)
+                continue
+            ended.append(task)
+            if cause:
                 self._graveyard.bury(task, cause[0], cause[0])
-            if task is None:
-                self._ledger.news_of_lost(task_id, now)
-            else:
-                ended.append(task)
-            if task is not None and task.flags & Flag.IGNORE_RESULT:
+            if task.flags & Flag.IGNORE_RESULT:
                 for watcher in answers.watchers.pop(task_id, ()):
                     answers.hand_out(watcher, task_id)
                 continue
-            if task is not None:
-                kept = task.flags & Flag.KEEP_RESULT != 0
-                custom_id = task.custom_id if task.options is not None else None
+            kept = task.flags & Flag.KEEP_RESULT != 0
+            custom_id = task.custom_id if task.options is not None else None
             answers.store(task_id, task, Stored(status, body, own, now.mono_s, kept, custom_id), delivered=delivered)
         self._ledger.news(ended, now)
         self._owe_receipt(consumer)
+
+    def _ended_elsewhere(self, task_id: bytes) -> Task | None:
+        """The task of an outcome that comes of no lease: the first one counts, be it of an earlier attempt."""
+        self._answers.heard_of(task_id)
+        task = self._dispatch.open.get(task_id)
+        if task is not None:
+            self._dispatch.finish(task)
+        return task
 
     def _take_retry(self, consumer: Consumer, record: list[Any], frames: tuple[Buffer, ...]) -> None:
         lease, task_id, _, _, reason, _, _, (eta_wall_s, body) = record
