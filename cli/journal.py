@@ -89,6 +89,11 @@ def _find(state: State) -> Journal:
 @contextlib.contextmanager
 def _reading(journal: Journal) -> Iterator[sqlite3.Connection]:
     """A connection that changes nothing; what is wrong becomes an error for people."""
+    if not os.path.getsize(journal.path) + _log_bytes(journal.path):
+        raise Failed(
+            f"the journal {journal.path} is empty: no router has written to it yet, or what was in it is lost.",
+            exit_codes.DAMAGED,
+        )
     try:
         with contextlib.closing(journal_file.open_to_look(journal.path)) as db:
             yield db
@@ -259,7 +264,7 @@ def _compact(journal: Journal, json_out: bool) -> int:
         click.echo(f"{journal.path}: {text.size(before)} before, {text.size(after)} now")
         if dropped:
             click.echo(f"{dropped} rows that could not be read are dropped")
-    return exit_codes.OK
+    return exit_codes.OK if store.damage is None else exit_codes.DAMAGED
 
 
 def _log_bytes(path: str) -> int:

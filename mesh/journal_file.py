@@ -73,6 +73,8 @@ def schema_version() -> int:
 def connect(path: str, *, read_only: bool = False) -> sqlite3.Connection:
     """A connection to a file that exists. Any thread may use it, one at a time. Nothing is read yet."""
     mode = "ro" if read_only else "rw"
+    if read_only and _is_at_rest(path):
+        mode += "&immutable=1"
     db = sqlite3.connect(
         f"file:{quote(path)}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False, timeout=_BUSY_S
     )
@@ -84,6 +86,12 @@ def connect(path: str, *, read_only: bool = False) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def _is_at_rest(path: str) -> bool:
+    """Whether nobody can write to the file, and its log has nothing to add: SQLite could make no file to share."""
+    log = f"{path}-wal"
+    return not os.access(os.path.dirname(path), os.W_OK) and not (os.path.exists(log) and os.path.getsize(log))
 
 
 def create(path: str) -> None:

@@ -32,7 +32,8 @@ class Damage(NamedTuple):
     def __str__(self) -> str:
         lost = "nobody can know how many are lost" if self.lost is None else f"{self.lost} are lost"
         return (
-            f"the journal was damaged ({self.reason}): {self.saved} rows were saved and are in use, {lost}. "
+            f"the journal was damaged ({self.reason}): {self.saved} of its rows, which hold a call or many, "
+            f"were saved and are in use, {lost}. "
             f"The damaged file is now {self.set_aside}; remove it when nothing in it is of use to you."
         )
 

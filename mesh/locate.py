@@ -296,10 +296,14 @@ _held: dict[int, int] = {}
 
 
 def acquire_router_lock(place: Place) -> int | None:
-    """Makes this process the place's router: a descriptor to keep for life, or None where a router runs already."""
+    """Makes this process the place's router: a descriptor to keep for life, or None where a router runs already.
+
+    Raises:
+        RouterNotPermitted: the directory can't be written.
+    """
     give_up_mono_s = time.monotonic() + _ASKERS_WAIT_S
     while True:
-        fd = os.open(lock_path(place), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = _open_lock(place, lock_path(place))
         if _lock(fd, fcntl.LOCK_EX) and _is_at(fd, lock_path(place)):
             os.ftruncate(fd, 0)
             os.pwrite(fd, b"%d\n" % os.getpid(), 0)
@@ -310,6 +314,13 @@ def acquire_router_lock(place: Place) -> int | None:
         if is_router or time.monotonic() > give_up_mono_s:
             return None
         time.sleep(0.001)
+
+
+def _open_lock(place: Place, path: str) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise RouterNotPermitted(place.mesh, place.directory, _reason(error)) from None
 
 
 def release_router_lock(fd: int) -> None:
@@ -406,7 +417,7 @@ def ensure_router(place: Place, settings: Mapping[str, Any] | None = None) -> No
     prepare(place)
     if place.managed:
         return
-    fd = os.open(start_lock_path(place), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = _open_lock(place, start_lock_path(place))
     try:
         if not _lock(fd, fcntl.LOCK_EX):
             return

@@ -141,6 +141,38 @@ def test_a_broken_file_is_told_and_left_for_the_router_to_save(
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("action", ["check", "dump"])
+def test_an_empty_file_is_told(mesh_journal: Command, mesh_dir: Path, action: str) -> None:
+    path = mesh_dir / journal_file.FILE_NAME
+    path.touch()
+
+    ended = mesh_journal(action)
+
+    assert (ended.code, ended.out) == (exit_codes.DAMAGED, "")
+    assert f"the journal {path} is empty" in ended.err
+
+
+@pytest.mark.root
+def test_a_journal_that_can_t_be_written_can_be_looked_into(mesh_journal: Command, path: Path) -> None:
+    # Given a journal on a disk that is read-only now
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to mount a file system")
+    subprocess.run(["mount", "--bind", path.parent, path.parent], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", path.parent], check=True)
+
+        # When / Then
+        assert json.loads(mesh_journal("check", "--json").out)["rows"]["tasks"]["items"] == 3
+        assert mesh_journal("dump").code == exit_codes.OK
+
+        # And what would write says why it can't
+        ended = mesh_journal("compact")
+        assert ended.code == exit_codes.UNAVAILABLE
+        assert f"the directory {path.parent} of mesh {path.parent.name!r} can't be used: Read-only" in ended.err
+    finally:
+        subprocess.run(["umount", path.parent], check=True)
+
+
 @pytest.mark.parametrize("action", ["check", "dump", "compact"])
 def test_a_newer_journal_is_refused(
     mesh_journal: Command, mesh_dir: Path, monkeypatch: pytest.MonkeyPatch, action: str
@@ -228,6 +260,17 @@ def test_compact_gives_space_back_and_drops_what_can_not_be_read(mesh_journal: C
     assert store.skipped == 0
     store.close()
     assert json.loads(mesh_journal("compact", "-j").out)["dropped_rows"] == 0
+
+
+def test_compact_tells_that_it_could_save_but_a_part(mesh_journal: Command, mesh_dir: Path) -> None:
+    path = damage.fill(mesh_dir)
+    damage.break_page(path)
+
+    ended = mesh_journal("compact")
+
+    assert ended.code == exit_codes.DAMAGED
+    assert "of its rows, which hold a call or many, were saved" in ended.err
+    assert json.loads(mesh_journal("check", "--json").out)["gaps"] == 0
 
 
 def test_compact_waits_for_the_router_to_be_stopped(mesh_journal: Command, path: Path, mesh_url: str) -> None:
