@@ -119,10 +119,15 @@ class Control:
 
         Raises:
             OptionNotAvailable: `terminate` or `signal`: mesh can't end what runs yet.
+            TypeError: what was given is no id, nor several.
         """
         if terminate or signal is not None:
             raise OptionNotAvailable("control.revoke", "terminate", "a running task runs on; stop its node to end it")
-        return revoke(self._source.client, [task_id] if isinstance(task_id, str) else list(task_id), timeout)
+        given: Any = task_id
+        task_ids = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+        if wrong := [one for one in task_ids if not isinstance(one, str)]:
+            raise TypeError(f"control.revoke takes ids, and {wrong[0]!r} is none: give result.id, or a list of ids.")
+        return revoke(self._source.client, task_ids, timeout)
 
 
 def revoke(client: ControlLink, task_ids: list[str], timeout: float) -> dict[str, str]:

@@ -170,12 +170,13 @@ class AsyncResult(Generic[R]):
             raise _clean(pending.failure)
         return pending.confirmed or pending.ending is not None
 
-    def revoke(self, *, timeout: float = 1.0) -> str:
+    def revoke(self, *, terminate: bool = False, signal: Any = None, timeout: float = 1.0) -> str:
         """Ends the call where it has not begun; whoever waits gets TaskRevokedError. What became of it, in a word.
 
         As `app.control.revoke`.
         """
-        fate: str = self._source.control.revoke(self.id, timeout=timeout)[self.id]
+        fates = self._source.control.revoke(self.id, terminate=terminate, signal=signal, timeout=timeout)
+        fate: str = fates[self.id]
         return fate
 
     @property

@@ -82,3 +82,16 @@ def test_what_nobody_knows_is_named(host: Host, app: Mesh):
 def test_ending_what_runs_is_refused(shared_app: Mesh):
     with pytest.raises(OptionNotAvailable, match="terminate"):
         shared_app.control.revoke("order-1", terminate=True)
+    with pytest.raises(OptionNotAvailable, match="terminate"):
+        shared_app.AsyncResult("order-1").revoke(terminate=True)
+
+
+@pytest.mark.parametrize("wrong", [None, 5, [b"raw"]])
+def test_only_ids_can_be_revoked(shared_app: Mesh, wrong: Any):
+    with pytest.raises(TypeError, match=r"control\.revoke takes ids"):
+        shared_app.control.revoke(wrong)
+
+
+def test_a_result_is_not_taken_for_its_id(shared_app: Mesh):
+    with pytest.raises(TypeError, match=r"give result\.id"):
+        shared_app.control.revoke(shared_app.AsyncResult("order-1"))  # type: ignore[arg-type]
