@@ -394,7 +394,7 @@ def run_router(
     # What lives now lives for good. Tasks hold no cycles, so collections need not look at a million of them often.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 1_000)
+    gc.set_threshold(200_000, 20, 1_000)
     try:
         router.run()
     finally:

@@ -18,7 +18,7 @@ from mesh.core.ledger import JOURNALED_BYTES_MAX, Batch, Ledger
 from mesh.core.outbox import Outbox
 from mesh.core.paging import block_of
 from mesh.core.ready import Block
-from mesh.core.sequences import SequenceSet
+from mesh.core.sequences import SequenceSet, spans
 from mesh.core.task import Task
 from mesh.ids import OWNER_TAG_BYTES, PREFIX_BYTES, prefix, read, stamp
 from mesh.messages import Buffer, Durability, Flag
@@ -27,13 +27,6 @@ from mesh.messages import Buffer, Durability, Flag
 MAX_CALLERS: Final = 100_000
 #: Sequences of one Reconcile that are looked at; a client asks for fewer at a time.
 RECONCILED_MAX: Final = 1 << 14
-
-
-def _spans(sequences: list[int]) -> list[tuple[int, int]]:
-    """The ranges of ascending sequences."""
-    if sequences[-1] - sequences[0] == len(sequences) - 1:
-        return [(sequences[0], sequences[-1])]
-    return [(one, one) for one in sequences]
 
 
 class Intake:
@@ -170,7 +163,7 @@ class Intake:
         key, seen, admission, own_flags = caller.prefix, caller.seen, self._admission, self._flags
         journaled: list[list[Any]] = []
         tasks: list[Task] = []
-        transient: list[int] = []
+        transient: list[list[Any]] = []
         at = size = synced = 0
         all_welcome = admission.welcomes(calls, frames)
         for call in calls:
@@ -190,14 +183,14 @@ class Intake:
                     self._refuse(caller, sequence, *refused)
                     continue
             if task.flags & Flag.TRANSIENT:
-                transient.append(sequence)
+                transient.append(call)
             else:
                 tasks.append(task)
                 journaled.append(call)
                 size += len(body) if not own else task.body_bytes
                 synced |= flags & Flag.SYNCED
             self._accept(task)
-        for first, last in _spans(transient) if transient else ():
+        for first, last in spans(transient):
             caller.reached(Durability.NONE, first, last)
         if tasks:
             whole = len(journaled) == len(calls)
@@ -238,7 +231,7 @@ class Intake:
             for call, task in zip(calls, held, strict=True):  # no row could hold them together
                 self._journal(caller, [call], None, [task], task.body_bytes, level, urgent=urgent)
             return
-        for first, last in _spans([call[0] for call in calls]):
+        for first, last in spans(calls):
             caller.uncommitted.add_range(first, last)
         self._ledger.published(caller, calls, raw, held, body_bytes, level, self._outbox.now, urgent=urgent)
 
@@ -286,7 +279,7 @@ class Intake:
         level = Durability.SYNCED if synced else Durability.JOURNALED
         for batch in batches:
             caller = batch.caller
-            for first, last in _spans([call[0] for call in batch.calls]):
+            for first, last in spans(batch.calls):
                 caller.uncommitted.discard_range(first, last)
                 caller.reached(level, first, last)
             self._confirm_by(caller, now_mono_s)

@@ -18,7 +18,7 @@ from mesh.core.outcomes import OutcomeStore
 from mesh.core.ready import Block
 from mesh.core.records import Row
 from mesh.core.rows import Facts, Page, Rows, changed_bytes
-from mesh.core.sequences import SequenceSet
+from mesh.core.sequences import SequenceSet, spans
 from mesh.core.task import NO_ROW, REVIVED, Task
 from mesh.messages import Durability, Flag
 from mesh.states import Phase
@@ -33,6 +33,9 @@ LINGER_S: Final = 0.02
 #: The same for what has become of a task. Longer, since nobody waits for it but the slot, which keeps the outcome
 #: meanwhile: most callers have told by then that they have it.
 NEWS_LINGER_S: Final = 0.1
+#: Tasks of which there are news that may wait so long. Where there are more the older half is written at once: a slot
+#: that has no receipts for too many outcomes begins nothing more.
+NEWS_MAX: Final = 2048
 #: How long news that only save space may wait.
 LAZY_S: Final = 1.0
 #: Calls and body bytes of one commit; more go into the next.
@@ -107,6 +110,8 @@ class Ledger:
         # What has happened and is in no commit yet.
         self._batches: deque[Batch] = deque()
         self._news: deque[News] = deque()
+        #: How many tasks that are.
+        self._n_news = 0
         #: {number: row} of `also`, not written yet.
         self._others: dict[int, Row] = {}
         self._waiting_bytes = 0
@@ -178,6 +183,9 @@ class Ledger:
     def _hear(self, tasks: list[Task], lost_id: bytes, due_mono_s: float, *, urgent: bool) -> None:
         self.told += 1
         self._news.append((due_mono_s, tasks, lost_id))
+        self._n_news += len(tasks)
+        if self._n_news > NEWS_MAX:
+            due_mono_s = 0.0
         if urgent or self._due_mono_s is None or due_mono_s < self._due_mono_s:
             self._by(due_mono_s, urgent=urgent)
 
@@ -264,7 +272,7 @@ class Ledger:
         self._due_mono_s, self._urgent = None, False
         page = self.rows.turn_over()
         self._take_batches(page, upto_mono_s, now)
-        self._take_news(page, upto_mono_s, now)
+        self._take_news(page, max(upto_mono_s, self._crowded_out_mono_s()), now)
         self._tidy(page, now)
         rows = self.rows.close(page) + list(self._others.values()) + self._notes.take(lazy=self._lazy_is_due(now))
         self._others = {}
@@ -277,6 +285,10 @@ class Ledger:
         synced = page.must_be_synced or any(batch.level is Durability.SYNCED for batch in self._vouched)
         self._under_way = Commit(self.commits, rows, removed, synced)
         return self._under_way
+
+    def _crowded_out_mono_s(self) -> float:
+        """Until when news are to be written that could wait longer, were there fewer."""
+        return self._news[len(self._news) // 2][0] if self._n_news > NEWS_MAX else 0.0
 
     def _lazy_is_due(self, now: Now) -> bool:
         due_mono_s = self._lazy_due_mono_s
@@ -336,12 +348,8 @@ class Ledger:
 
     @staticmethod
     def _are_durable(batch: Batch) -> None:
-        durable, calls = batch.caller.durable, batch.calls
-        if calls[-1][0] - calls[0][0] == len(calls) - 1:
-            durable.add_range(calls[0][0], calls[-1][0])
-            return
-        for call in calls:
-            durable.add(call[0])
+        for first, last in spans(batch.calls):
+            batch.caller.durable.add_range(first, last)
 
     def _take_tasks(self, page: Page, batch: Batch, now: Now) -> None:
         """Writes what has not ended of a batch, and of what has ended the outcome where it is needed."""
@@ -391,6 +399,7 @@ class Ledger:
         over: Over = ([], [])
         while news and news[0][0] <= upto_mono_s:
             due_mono_s, tasks, lost_id = news[0]
+            self._n_news -= len(tasks)
             others = self._without_what_is_over(tasks, over)
             if others or lost_id:
                 self._are_over(over)
@@ -399,6 +408,7 @@ class Ledger:
                 others = self._write_news(page, others, now)
                 if others:
                     news[0] = (due_mono_s, others, b"")
+                    self._n_news += len(others)
                     break
             news.popleft()
         self._are_over(over)
@@ -526,6 +536,7 @@ class Ledger:
 
     def check(self) -> None:
         """Raises AssertionError where counts are off."""
+        assert self._n_news == sum(len(tasks) for _, tasks, _ in self._news)
         assert self._waiting_bytes == sum(one.body_bytes for one in (*self._batches, *self._vouched))
         assert not self._vouched or self._under_way is not None
         self.rows.check()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from mesh.messages import Ranges
 
@@ -131,6 +132,14 @@ class SequenceSet:
             assert first <= last, self._ranges
             assert previous is None or first > previous + 1, self._ranges
             previous = last
+
+
+def spans(calls: list[list[Any]]) -> list[tuple[int, int]]:
+    """The ranges of the sequences of calls, which ascend; one for each where any is left out."""
+    if not calls:
+        return []
+    first, last = calls[0][0], calls[-1][0]
+    return [(first, last)] if last - first == len(calls) - 1 else [(call[0], call[0]) for call in calls]
 
 
 def _first(one: list[int]) -> int:
