@@ -52,6 +52,27 @@ def test_calls_wait_a_little_for_more(book):
     assert (book.ledger.next_deadline_mono_s(), book.ledger.is_settled) == (None, True)
 
 
+def test_where_news_of_many_tasks_wait_the_older_half_is_written_at_once(book, monkeypatch):
+    # Given as many news as may wait
+    monkeypatch.setattr(ledger_module, "NEWS_MAX", 4)
+    tasks = book.publishes(6)
+    book.settles()
+    for task in tasks[:4]:
+        book.ends(task, received=True)
+        assert book.passes(0.001) is None
+
+    # When there are more
+    book.ends(tasks[4], received=True)
+    book.passes(0.0)
+    book.commits()
+
+    # Then the older ones are written, and the others wait as long as ever
+    assert [task.row == NO_ROW for task in tasks] == [True, True, True, False, False, False]
+    assert book.passes(0.001) is None
+    book.passes(NEWS_LINGER_S)
+    assert [task.row == NO_ROW for task in tasks] == [True, True, True, True, True, False]
+
+
 def test_what_has_become_of_tasks_waits_longer_than_calls(book):
     (task,) = book.publishes()
     book.settles()
