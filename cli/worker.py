@@ -7,7 +7,7 @@ import os
 import re
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -52,6 +52,9 @@ def queue_names(text: str) -> tuple[str, ...]:
     return names(text)
 
 
+LIMIT: Final = click.FloatRange(min=0, min_open=True)
+
+
 @click.command(
     context_settings=CONTEXT,
     epilog=examples(
@@ -84,6 +87,18 @@ def queue_names(text: str) -> tuple[str, ...]:
     type=queue_names,
     help="Queues to take tasks from [default: the app's task_default_queue].",
 )
+@click.option(
+    "--time-limit",
+    metavar="S",
+    type=LIMIT,
+    help="Kill a task that runs longer, seconds [default: the app's task_time_limit].",
+)
+@click.option(
+    "--soft-time-limit",
+    metavar="S",
+    type=LIMIT,
+    help="Raise SoftTimeLimitExceeded in a task that runs longer, seconds [default: the app's].",
+)
 @loglevel_option(logs.DEFAULT_LEVEL)
 @click.option(
     "-I", "--include", metavar="M,N", type=names, default="", help="Further modules to import for their tasks."
@@ -95,6 +110,8 @@ def command(
     hostname: str,
     concurrency: int | None,
     queues: tuple[str, ...] | None,
+    time_limit: float | None,
+    soft_time_limit: float | None,
     loglevel: str,
     include: tuple[str, ...],
 ) -> int:
@@ -116,7 +133,7 @@ def command(
 
     options = NodeOptions(
         name=hostname,
-        load=_loader(state, include),
+        load=_loader(state, include, time_limit, soft_time_limit),
         place=None if state.broker is None else locate.locate(state.broker),
         concurrency=concurrency,
         queues=queues,
@@ -134,7 +151,9 @@ def command(
         return exit_codes.USAGE
 
 
-def _loader(state: State, include: tuple[str, ...]) -> Callable[[], LoadedApp]:
+def _loader(
+    state: State, include: tuple[str, ...], time_limit: float | None, soft_time_limit: float | None
+) -> Callable[[], LoadedApp]:
     """What imports the app. It runs in the template."""
 
     def load() -> LoadedApp:
@@ -153,6 +172,10 @@ def _loader(state: State, include: tuple[str, ...]) -> Callable[[], LoadedApp]:
             "concurrency": settings.worker_concurrency,
             "broker_url": settings.broker_url,
             "router_settings": router_settings(settings),
+            "limits": [
+                time_limit or settings.task_time_limit or 0.0,
+                soft_time_limit or settings.task_soft_time_limit or 0.0,
+            ],
         }
         return LoadedApp(app.tasks, info)
 

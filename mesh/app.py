@@ -40,6 +40,8 @@ _TASK_OPTIONS: Final = (
     "throws",
     "max_retries",
     "default_retry_delay",
+    "time_limit",
+    "soft_time_limit",
     "delivery_mode",
     "typing",
     "shared",
@@ -108,7 +110,8 @@ class Mesh:
         """Makes a task of a function, as a decorator with or without options.
 
         Options: `name`; `bind` (the task itself is the first argument); `queue`, `priority`, `expires`,
-        `ignore_result`, `track_started`, `acks_late` and `durability` (or `delivery_mode`), as in a call;
+        `ignore_result`, `track_started`, `acks_late`, `durability` (or `delivery_mode`), `time_limit` and
+        `soft_time_limit`, as in a call; `acks_on_timeout` (False: killed for its time limit it is run again);
         `max_retries` (3; None is without end) and `default_retry_delay` (180 s), for `self.retry()`; `throws`
         (exceptions that are expected and no news for the log); `typing=False` (arguments are not checked before they
         are sent).

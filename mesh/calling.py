@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from mesh import celery_names, ids
 from mesh.exceptions import InvalidCall, UnserialisableArgument
-from mesh.messages import Flag
+from mesh.messages import LIMIT_MAX_S, Flag
 from mesh.settings import DURABILITIES, DURABILITY_RULE, PRIORITY_RULE, QUEUE_NAME_RULE, Settings, is_queue_name
 
 _WHEN_RULE: Final = "a datetime or an ISO 8601 text"
@@ -18,6 +18,7 @@ IGNORE_RESULT: Final = int(Flag.IGNORE_RESULT)
 TRACK_STARTED: Final = int(Flag.TRACK_STARTED)
 EARLY_ACK: Final = int(Flag.EARLY_ACK)
 KEEP_RESULT: Final = int(Flag.KEEP_RESULT)
+AGAIN_ON_TIMEOUT: Final = int(Flag.AGAIN_ON_TIMEOUT)
 #: {durability: the flag that asks for it}
 _DURABILITY_FLAGS: Final = {"none": int(Flag.TRANSIENT), "journaled": 0, "synced": int(Flag.SYNCED)}
 _ANY_DURABILITY: Final = int(Flag.TRANSIENT) | int(Flag.SYNCED)
@@ -31,6 +32,7 @@ class TaskOptions(NamedTuple):
     ignore_result: bool | None = None
     track_started: bool | None = None
     acks_late: bool | None = None
+    acks_on_timeout: bool | None = None
     durability: str | None = None
     expires: Any = None  #: as in a call; seconds count from each call
 
@@ -58,6 +60,7 @@ def defaults_of(options: TaskOptions, settings: Settings) -> Defaults:
     flags = IGNORE_RESULT * _either(options.ignore_result, settings.task_ignore_result)
     flags |= TRACK_STARTED * _either(options.track_started, settings.task_track_started)
     flags |= EARLY_ACK * (not _either(options.acks_late, settings.task_acks_late))
+    flags |= AGAIN_ON_TIMEOUT * (not _either(options.acks_on_timeout, settings.task_acks_on_timeout))
     flags |= KEEP_RESULT * settings.result_persistent
     flags |= _DURABILITY_FLAGS[settings.task_durability if options.durability is None else options.durability]
     return Defaults(
@@ -88,6 +91,8 @@ def call_options(
     durability: str | None = None,
     delivery_mode: int | str | None = None,
     headers: Mapping[str, Any] | None = None,
+    time_limit: float | None = None,
+    soft_time_limit: float | None = None,
 ) -> CallOptions:
     """The options of one call over the defaults of its task. Times become wall seconds.
 
@@ -106,6 +111,8 @@ def call_options(
         rare["expires"] = expiry(expires, settings)
     if headers:
         rare["headers"] = _headers(headers)
+    if time_limit is not None or soft_time_limit is not None:
+        rare["limits"] = check_limits(time_limit, soft_time_limit)
     flags = _flag(defaults.flags, IGNORE_RESULT, "ignore_result", ignore_result)
     flags = _flag(flags, TRACK_STARTED, "track_started", track_started)
     flags = flags if acks_late is None else _flag(flags, EARLY_ACK, "acks_late", acks_late, inverted=True)
@@ -175,6 +182,22 @@ def check_delay(seconds: Any) -> float:
     if not _is_number(seconds) or seconds < 0:
         raise InvalidCall("default_retry_delay", seconds, "seconds from 0, as a number")
     return float(seconds)
+
+
+def check_limit(option: str, seconds: Any) -> float:
+    """How long a run may take. Raises InvalidCall."""
+    if not _is_number(seconds) or not 0 < seconds < LIMIT_MAX_S:
+        raise InvalidCall(option, seconds, "seconds above 0, as a number, or leave it out")
+    return float(seconds)
+
+
+def check_limits(hard: Any, soft: Any) -> list[float | None]:
+    """Both limits of one call. Raises InvalidCall."""
+    hard_s = None if hard is None else check_limit("time_limit", hard)
+    soft_s = None if soft is None else check_limit("soft_time_limit", soft)
+    if hard_s is not None and soft_s is not None and soft_s >= hard_s:
+        raise InvalidCall("soft_time_limit", soft, f"less than time_limit={hard!r}")
+    return [hard_s, soft_s]
 
 
 def check_boolean(option: str, value: Any) -> bool:
@@ -293,7 +316,7 @@ def _zoned(naive: Any, settings: Settings) -> Any:
 #: What apply_async takes beside the arguments.
 NAMES: Final = (
     *("task_id", "queue", "priority", "countdown", "eta", "expires", "ignore_result", "track_started", "acks_late"),
-    *("durability", "delivery_mode", "headers", "confirm"),
+    *("durability", "delivery_mode", "headers", "time_limit", "soft_time_limit", "confirm"),
 )
 
 

@@ -78,8 +78,8 @@ SETTINGS: Final = _table(
         "slots are given as much work as they can begin at once; leave it out",
     ),
     (
-        "task_annotations task_acks_on_failure task_acks_on_timeout task_acks_on_failure_or_timeout "
-        "task_store_errors_even_if_ignored task_time_limit task_soft_time_limit task_default_rate_limit "
+        "task_annotations task_acks_on_failure task_acks_on_failure_or_timeout "
+        "task_store_errors_even_if_ignored task_default_rate_limit "
         "task_remote_tracebacks task_allow_error_cb_on_chord_header task_always_eager task_eager_propagates "
         "task_store_eager_result task_queues task_routes task_inherit_parent_priority task_send_sent_event "
         "result_extended result_cache_max worker_direct worker_pool worker_max_tasks_per_child "
@@ -102,8 +102,8 @@ TASK_OPTIONS: Final = _table(
     ("reject_on_worker_lost", "a task whose process dies is run again within crash_budget; leave it out"),
     (
         "base autoretry_for dont_autoretry_for retry_kwargs retry_backoff "
-        "retry_backoff_max retry_jitter rate_limit time_limit soft_time_limit store_errors_even_if_ignored trail "
-        "send_events resultrepr_maxsize acks_on_failure acks_on_timeout acks_on_failure_or_timeout Request Strategy "
+        "retry_backoff_max retry_jitter rate_limit store_errors_even_if_ignored trail "
+        "send_events resultrepr_maxsize acks_on_failure acks_on_failure_or_timeout Request Strategy "
         "pydantic pydantic_strict pydantic_context pydantic_dump_kwargs",
         _LATER,
     ),
@@ -115,7 +115,7 @@ CALL_OPTIONS: Final = _table(
     ("exchange exchange_type routing_key", _QUEUE),
     ("retry retry_policy producer connection timeout confirm_timeout publisher mandatory", _NO_BROKER),
     (
-        "time_limit soft_time_limit link link_error add_to_parent shadow argsrepr kwargsrepr group_id group_index "
+        "link link_error add_to_parent shadow argsrepr kwargsrepr group_id group_index "
         "root_id parent_id chord chain reply_to retries stamped_headers",
         _LATER,
     ),

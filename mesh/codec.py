@@ -121,6 +121,7 @@ _OPTION_TYPES: Final[dict[str, tuple[type, ...]]] = {
     "root": (bytes,),
     "parent": (bytes,),
     "headers": (dict,),
+    "limits": (list,),
 }
 
 
@@ -372,7 +373,7 @@ _CHECKS: Final[dict[type[Any], Callable[[Any], int]]] = {
     m.Returned: _then(_types(list), (0, _check_leases)),
     m.Recall: _types(int, int),
     m.Recalled: _types(int, int, int, int),
-    m.SlotLost: _types(int, int, int, str, bool),
+    m.SlotLost: _types(int, int, int, str, bool, float),
     m.Quiet: _types(str),
     m.AskAdoptions: _then(_types(bytes), (0, _tag)),
     m.Adoptions: _then(_types(list), (0, _adopted)),

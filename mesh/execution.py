@@ -5,21 +5,25 @@ Whatever user code does ends as an outcome.
 
 from __future__ import annotations
 
+import math
+import time
 import traceback
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, NamedTuple
 
 from mesh.bodies import decode_call, encode_value
-from mesh.exceptions import NotRegistered, Retry, UndecodableBody, UnserialisableArgument
-from mesh.messages import Buffer, Unrunnable
+from mesh.core.limits import Limits
+from mesh.exceptions import NotRegistered, Retry, SoftTimeLimitExceeded, UndecodableBody, UnserialisableArgument
+from mesh.messages import LIMIT_MAX_S, Buffer, Unrunnable
 from mesh.registry import Registry, TaskDefinition
 from mesh.remote_errors import encode_exception
 from mesh.request import enter_request, leave_request
 from mesh.states import Status
 
 #: Frames of mesh's own at the top of a remote traceback, which say nothing to the user.
-_OWN_FRAMES: Final = 1
+_OWN_FRAMES: Final = 2
+NO_LIMITS: Final = Limits()
 
 Call = tuple[bytes, tuple[Buffer, ...]]  #: body and frames of a call
 
@@ -39,12 +43,52 @@ class Execution:
     """Runs tasks of one registry, one at a time, in the thread that calls it."""
 
     def __init__(
-        self, registry: Registry, hostname: str, on_error: Callable[[str, bytes, BaseException, bool], None]
+        self,
+        registry: Registry,
+        hostname: str,
+        on_error: Callable[[str, bytes, BaseException, bool], None],
+        limits: Limits = NO_LIMITS,
     ) -> None:
+        """`limits` are those of calls and tasks that say nothing themselves."""
         self._registry = registry
         self._hostname = hostname
         #: Called with (task name, task id, exception, whether the task lists it in `throws`).
         self._on_error = on_error
+        self._limits = limits
+        #: {task name: limits of calls that say nothing}
+        self._own_limits: dict[str, Limits] = {}
+        #: When the soft limit of the run is over; never where it has none.
+        self.soft_deadline_mono_s = math.inf
+        self._in_user_code = False
+
+    def limits_of(self, name: str, options: dict[str, Any] | None) -> Limits:
+        """How long this call may run: what itself, its task and the app say, the first that says anything."""
+        own = self._own_limits.get(name)
+        if own is None:
+            own = self._own_limits[name] = self._limits_of_task(name)
+        if options is None or "limits" not in options:
+            return own
+        hard_s, soft_s = _said(options["limits"])
+        return Limits(own.hard_s if hard_s is None else hard_s, own.soft_s if soft_s is None else soft_s)
+
+    def _limits_of_task(self, name: str) -> Limits:
+        try:
+            task = self._registry.find(name).task
+        except NotRegistered:
+            return Limits()
+        hard_s, soft_s = getattr(task, "time_limit", None), getattr(task, "soft_time_limit", None)
+        return Limits(
+            self._limits.hard_s if hard_s is None else hard_s, self._limits.soft_s if soft_s is None else soft_s
+        )
+
+    def interrupt(self) -> None:
+        """Raises SoftTimeLimitExceeded where a run has reached its soft limit; else nothing. A signal handler calls it.
+
+        A signal may come late, when another task runs or none.
+        """
+        if self._in_user_code and time.monotonic() >= self.soft_deadline_mono_s:
+            self.soft_deadline_mono_s = math.inf  # once
+            raise SoftTimeLimitExceeded("the task has reached its soft time limit")
 
     def run(self, record: list[Any], frames: tuple[Buffer, ...]) -> Ran:
         """Runs one Assignment record. Never raises."""
@@ -61,11 +105,7 @@ class Execution:
         try:
             enter_request(task_id, name, attempt, flags, options, self._hostname, args, kwargs)
             try:
-                value = (
-                    definition.run(definition.task, *args, **kwargs)
-                    if definition.bind
-                    else definition.run(*args, **kwargs)
-                )
+                value = self._call(definition, args, kwargs)
             finally:
                 leave_request()
             document, own = encode_value(value)
@@ -77,6 +117,15 @@ class Execution:
             return self._failure(name, task_id, error, error.__traceback__, definition)
         except BaseException as error:
             return self._failure(name, task_id, error, error.__traceback__, definition)
+
+    def _call(self, definition: TaskDefinition, args: Any, kwargs: Any) -> Any:
+        try:
+            self._in_user_code = True
+            if definition.bind:
+                return definition.run(definition.task, *args, **kwargs)
+            return definition.run(*args, **kwargs)
+        finally:
+            self._in_user_code = False
 
     def _failure(
         self,
@@ -101,3 +150,11 @@ class Execution:
     def _retry(retry: Retry) -> Ran:
         call = None if retry.call is None else (retry.call[0], tuple(retry.call[1] or ()))
         return Ran(Status.RETRY, encode_exception(retry.reason or retry, ""), (), retry.eta_wall_s, call)
+
+
+def _said(limits: Any) -> tuple[float | None, float | None]:
+    """What a call says of its limits. It came over the wire: what is no number above zero is nothing."""
+    if type(limits) is not list or len(limits) != 2:
+        return None, None
+    hard_s, soft_s = (one if type(one) in (int, float) and 0 < one < LIMIT_MAX_S else None for one in limits)
+    return hard_s, soft_s

@@ -19,6 +19,8 @@ PROTOCOL_MINOR: Final = 0
 
 #: Buffers that may follow one message.
 FRAMES_MAX: Final = 4000
+#: No time limit is longer: the slot page counts nanoseconds.
+LIMIT_MAX_S: Final = 1e9
 
 Buffer: TypeAlias = Any  #: bytes, memoryview or zmq.Frame: whatever the transport can send and hand over
 Ranges: TypeAlias = list[list[int]]  #: [[first, last], ...], ascending, disjoint, both ends included
@@ -59,6 +61,7 @@ class Flag:
     SYNCED: Final = 32  #: durability "synced": its confirm waits until the disk has it
     KEEP_RESULT: Final = 64  #: its outcome stays in the journal until it expires, though its caller has it
     RECEIVED: Final = 128  #: the router's own: the caller has an outcome of it, before the router has
+    AGAIN_ON_TIMEOUT: Final = 256  #: killed for its time limit it is run again (`acks_on_timeout=False`)
 
 
 class Durability(IntEnum):
@@ -333,6 +336,7 @@ class SlotLost(NamedTuple):
     begun: int  #: the last lease it began
     cause: str
     charged: bool  #: False for an ordered end
+    limit_s: float = 0.0  #: the hard time limit that the begun lease was killed for; 0.0 for any other end
 
 
 class Quiet(NamedTuple):

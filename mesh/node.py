@@ -15,11 +15,13 @@ from types import FrameType
 from typing import Any, Final, NamedTuple
 
 from mesh import locate, messages
+from mesh.core.limits import Interrupt, Kill, LimitedRun, Limits, LimitWatch
 from mesh.core.supervision import Report, Spawn, Supervision, SupervisionEffect
 from mesh.exceptions import MeshError, RouterUnreachable
+from mesh.ids import to_text
 from mesh.messages import Role
 from mesh.oom import OutOfMemory
-from mesh.slot_page import SETTLE_S, SlotPage
+from mesh.slot_page import NEVER, SETTLE_S, SlotPage
 from mesh.template import LoadedApp, RunSlot, SlotOrder, Template
 
 logger = logging.getLogger(__name__)
@@ -76,8 +78,9 @@ class Node:
         self._wakeup = transport.Wakeup()
         self._processes = transport.Processes()
         self._poller = transport.Poller()
-        for fd in (self._wakeup.fileno(), self._processes.fileno(), template.fileno()):
+        for fd in (self._wakeup.fileno(), self._processes.fileno(), template.fileno(), template.alarm_fd):
             self._poller.add(fd)
+        self._limit_watch = LimitWatch()
         #: {slot: last lease begun before its process was ordered}
         self._begun_before: dict[int, int] = {}
         self._stops = 0
@@ -108,6 +111,7 @@ class Node:
             ready = self._poller.wait(self._timeout_s())
             self._wakeup.clear()
             self._receive()
+            self._watch_limits(ready)
             if self._template.fileno() in ready:
                 self._hear_template()
             if self._processes.ended():
@@ -121,7 +125,10 @@ class Node:
         return not self._template_gone
 
     def _timeout_s(self) -> float | None:
-        deadlines = [self._supervision.next_deadline_mono_s()] if self._joined else [self._hello_mono_s + HELLO_AGAIN_S]
+        deadlines: list[float | None] = [self._limit_watch.next_deadline_mono_s()]
+        deadlines += (
+            [self._supervision.next_deadline_mono_s()] if self._joined else [self._hello_mono_s + HELLO_AGAIN_S]
+        )
         known = [deadline for deadline in deadlines if deadline is not None]
         return max(0.0, min(known) - time.monotonic()) if known else None
 
@@ -143,13 +150,14 @@ class Node:
             tuple(self._info["queues"]),
             self._page.path,
             self._page.slots,
+            self._template.alarm_fd,
         )
 
     def _report(self, report: Report) -> None:
         if report.charged:
             logger.error("slot %d (pid %d): %s", report.slot, report.pid, report.cause, extra={"action": "slot_lost"})
         begun = self._page.begun(report.slot) if self._page.pid(report.slot) == report.pid else 0
-        self._link.send(messages.SlotLost(report.slot, report.pid, begun, report.cause, report.charged))
+        self._link.send(messages.SlotLost(report.slot, report.pid, begun, report.cause, report.charged, report.limit_s))
 
     def _hear_template(self) -> None:
         said = self._template.receive()
@@ -168,13 +176,73 @@ class Node:
                 self._ready = True
                 self._options.on_ready()
         elif said[0] == "exited":
-            _, pid, status, peak_kib = said
+            self._slot_exited(*said[1:])
+
+    def _slot_exited(self, pid: int, status: int, peak_kib: int) -> None:
+        now, worked = time.monotonic(), self._has_worked(pid)
+        limited, slot = self._limit_watch.ended(pid), self._supervision.slot_of(pid)
+        if limited is None or slot is None:
             cause = self._out_of_memory.cause(status, peak_kib)
-            self._do(self._supervision.exited(pid, status, now, worked=self._has_worked(pid), cause=cause))
+            self._do(self._supervision.exited(pid, status, now, worked=worked, cause=cause))
+            return
+        running, limit_s = self._page.running(slot), limited.limits.hard_s
+        was_in_time = running is None or running.lease != limited.lease
+        cause = f"a task that it ran had reached its time limit of {limit_s:g} s"
+        self._do(
+            self._supervision.exited(
+                *(pid, status, now), worked=True, cause=cause, charged=False, limit_s=0.0 if was_in_time else limit_s
+            )
+        )
 
     def _has_worked(self, pid: int) -> bool:
         slot = self._supervision.slot_of(pid)
         return slot is not None and self._page.begun(slot) > self._begun_before.get(slot, 0)
+
+    # --- time limits -----------------------------------------------------------------------------
+
+    def _watch_limits(self, ready: dict[Any, int]) -> None:
+        """Interrupts and kills what has run too long. A run with a nearer limit than the next look rings the alarm."""
+        deadline = self._limit_watch.next_deadline_mono_s()
+        if self._template.alarm_fd in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._template.alarm_fd)
+        elif deadline is None or time.monotonic() < deadline:
+            return
+        slots = range(self._page.slots)
+        for slot in slots:
+            self._page.looks_at(slot, NEVER)
+        time.sleep(SETTLE_S)
+        for effect in self._limit_watch.look(self._limited_runs(), time.monotonic()):
+            self._enforce(effect)
+        deadline = self._limit_watch.next_deadline_mono_s()
+        for slot in slots:
+            self._page.looks_at(slot, NEVER if deadline is None else int(deadline * 1e9))
+
+    def _limited_runs(self) -> list[LimitedRun]:
+        runs = []
+        for slot, (pid, _) in self._supervision.living.items():
+            found = self._page.limits(slot) if self._page.pid(slot) == pid else None
+            if found is not None:
+                limits = Limits(found.hard_s, found.soft_s)
+                runs.append(LimitedRun(slot, pid, found.lease, found.begun_mono_s, limits))
+        return runs
+
+    def _enforce(self, effect: Interrupt | Kill) -> None:
+        run = effect.run
+        running = self._page.running(run.slot)
+        if running is None or running.lease != run.lease:
+            self._limit_watch.ended(run.pid)  # it has kept its limit after all; the process goes on
+            return
+        kills = isinstance(effect, Kill)
+        limit, what = (run.limits.hard_s, "time limit") if kills else (run.limits.soft_s, "soft time limit")
+        logger.log(
+            logging.ERROR if kills else logging.WARNING,
+            "task %s[%s] has reached its %s of %g s",
+            *(running.name, to_text(running.task_id), what, limit),
+            extra={"action": "time_limit", "task": to_text(running.task_id)},
+        )
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(run.pid, signal.SIGKILL if kills else signal.SIGUSR1)
 
     # --- stopping --------------------------------------------------------------------------------
 

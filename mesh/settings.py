@@ -29,6 +29,9 @@ class Settings(NamedTuple):
     task_ignore_result: bool = False
     task_track_started: bool = False
     task_acks_late: bool = True
+    task_acks_on_timeout: bool = True
+    task_time_limit: float | None = None
+    task_soft_time_limit: float | None = None
     task_durability: str = "journaled"
     publish_unconfirmed_max: int = 100_000
     publish_timeout: float = 10.0
@@ -253,6 +256,24 @@ SETTINGS: Final[tuple[SettingSpec, ...]] = (
         "Acknowledge after the task has run: at least once. False is at most once. Unlike Celery on by default: "
         "no task is lost with the process that ran it.",
         _boolean, fixed=False,
+    ),
+    SettingSpec(
+        "task_acks_on_timeout", "bool", "True or False",
+        "A task that is killed for its time limit has failed. False runs it again, as often as it takes: for tasks "
+        "that hang now and then.",
+        _boolean, fixed=False,
+    ),
+    SettingSpec(
+        "task_time_limit", "s", "seconds above 0, or None for no limit",
+        "How long a task may run before its process is killed and it ends as TimeLimitExceeded. No limit, because "
+        "nobody but you knows what your tasks do; a call or a task may say its own.",
+        _seconds_or_never,
+    ),
+    SettingSpec(
+        "task_soft_time_limit", "s", "seconds above 0, or None for no limit",
+        "How long a task may run before SoftTimeLimitExceeded is raised in it, so that it can put things in order. No "
+        "limit, for the same reason.",
+        _seconds_or_never,
     ),
     SettingSpec(
         "task_durability", "level", DURABILITY_RULE,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import time
@@ -17,6 +18,7 @@ from collections import OrderedDict
 from typing import Final, NamedTuple
 
 from mesh import ids, locate, messages, transport
+from mesh.core.limits import Limits
 from mesh.core.work import Ended, Lease, Work, outcomes_message, results_message
 from mesh.execution import Execution
 from mesh.messages import Flag, Role
@@ -44,6 +46,7 @@ class SlotOptions(NamedTuple):
     slot: int
     queues: tuple[str, ...]
     lifeline_fd: int  #: readable when the slot is to end
+    alarm_fd: int  #: an eventfd: the supervisor is to look at the time limits
 
 
 class _Direct:
@@ -72,6 +75,8 @@ class Slot:
         #: {id prefix: direct path}, least recently used first.
         self._direct: OrderedDict[bytes, _Direct] = OrderedDict()
         self._names: dict[str, bytes] = {}
+        #: The slot page has limits, of the run before.
+        self._has_limits = False
         self._ending_by_mono_s: float | None = None
         self._joined = False
         #: Counts the links to routers, so that a late HELLO over an earlier one is told from the last.
@@ -133,14 +138,19 @@ class Slot:
         work = self._work
         if work.must_send_before(lease, time.monotonic()):
             self._flush()
-        task_id, name, attempt, flags, *_ = lease.record
+        task_id, name, attempt, flags, _, _, options = lease.record
         encoded = self._names.get(name)
         if encoded is None:
             encoded = self._names[name] = name_bytes(name)
         wall_s, begun = time.time(), time.monotonic_ns()
+        limits = self._execution.limits_of(name, options)
+        if limits or self._has_limits:
+            self._write_limits(limits, begun)
         if not self._page.begin(self._options.slot, lease.number, task_id, encoded, attempt, wall_s, begun):
             self._return([lease.number])
             return
+        if limits:
+            self._ring_if_overlooked(limits, begun)
         if flags & Flag.TRACK_STARTED:
             self._router.send(messages.Started(lease.number, wall_s))
         ran = self._execution.run(lease.record, lease.frames)
@@ -153,6 +163,17 @@ class Slot:
             work.retries(lease, runtime_us, ran.body, ran.eta_wall_s, ran.call, time.monotonic())
         else:
             work.ended(lease, ran.status, runtime_us, ran.body, ran.frames, time.monotonic(), ran.cause)
+
+    def _write_limits(self, limits: Limits, begun: int) -> None:
+        self._has_limits = bool(limits)
+        self._page.limit(self._options.slot, int(limits.hard_s * 1e9), int(limits.soft_s * 1e9), begun)
+        self._execution.soft_deadline_mono_s = begun / 1e9 + limits.soft_s if limits.soft_s else math.inf
+
+    def _ring_if_overlooked(self, limits: Limits, begun: int) -> None:
+        first_s = min(one for one in limits if one)
+        if self._page.is_overlooked(self._options.slot, begun + int(first_s * 1e9)):
+            with contextlib.suppress(OSError):  # a task that has closed it has closed more, see `_end_if_crippled`
+                os.eventfd_write(self._options.alarm_fd, 1)
 
     def _return(self, leases: list[int]) -> None:
         self._router.send(self._work.returned(leases, time.monotonic()))
@@ -301,8 +322,10 @@ def run_slot(app: LoadedApp, order: SlotOrder, lifeline_fd: int) -> None:
     os.register_at_fork(after_in_child=_default_signals)
     place = place_of(order)
     page = SlotPage(order.page_path, order.slots, create=False)
-    options = SlotOptions(place, order.node, order.slot, order.queues, lifeline_fd)
-    slot = Slot(options, page, Execution(app.registry, order.node, _log_failure))
+    options = SlotOptions(place, order.node, order.slot, order.queues, lifeline_fd, order.alarm_fd)
+    execution = Execution(app.registry, order.node, _log_failure, Limits(*app.info.get("limits", ())))
+    slot = Slot(options, page, execution)
+    signal.signal(signal.SIGUSR1, lambda number, frame: execution.interrupt())
     try:
         slot.run()
     finally:
@@ -315,6 +338,7 @@ def _default_signals() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
 
 
 def _log_failure(name: str, task_id: bytes, error: BaseException, expected: bool) -> None:

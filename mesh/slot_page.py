@@ -21,6 +21,8 @@ from typing import Final, NamedTuple
 
 #: Between raising `withdrawn` and reading `begun`.
 SETTLE_S: Final = 0.001
+#: Later than any moment, monotonic ns.
+NEVER: Final = (1 << 63) - 1
 #: One record; a multiple of the cache line, so that slots don't slow each other.
 RECORD_BYTES: Final = 256
 _NAME_BYTES: Final = 128
@@ -32,7 +34,11 @@ _PID: Final = 16
 _RUNNING: Final = 24  #: 1 while the begun lease runs
 _COUNT: Final = 40  #: beginnings of all processes that have held the record: which place of the ring is next
 _ENTERED: Final = 32  #: the last lease that a predecessor of this process can have begun
+_HARD: Final = 48  #: how long the begun lease may run, ns; 0 is without end
+_SOFT: Final = 56
 _DETAIL: Final = 64
+_BEGUN_AT: Final = 232  #: when the begun lease began, monotonic ns; written where it has a limit
+_LOOK_AT: Final = 240  #: when the supervisor looks at the limits next, monotonic ns; the supervisor writes it
 
 _WORD: Final = struct.Struct("=Q")
 _WORD_BYTES: Final = 8
@@ -52,6 +58,15 @@ class Running(NamedTuple):
     attempt: int
     started_wall_s: float
     lease: int
+
+
+class RunningLimits(NamedTuple):
+    """The limits of what a slot runs."""
+
+    lease: int
+    begun_mono_s: float
+    hard_s: float  #: 0.0 is without end
+    soft_s: float
 
 
 class Beginnings(NamedTuple):
@@ -82,6 +97,9 @@ class SlotPage:
             #: The same bytes as words. Only so is a word written whole: `struct.pack_into` clears its bytes first, and
             #: another process could read the zero in between.
             self._words = memoryview(self._map).cast("Q")
+            if create:
+                for slot in range(slots):
+                    self.looks_at(slot, NEVER)
         finally:
             os.close(fd)
 
@@ -92,6 +110,7 @@ class SlotPage:
         base = slot * RECORD_BYTES
         last = max(self._read(base + _BEGUN), self._read(base + _WITHDRAWN))
         self._write(base + _RUNNING, 0)
+        self.limit(slot, 0, 0, 0)
         self._write(base + _ENTERED, last)
         self._write(base + _PID, pid)
         return last
@@ -117,6 +136,17 @@ class SlotPage:
         page[base + _RUNNING] = 1
         return True
 
+    def limit(self, slot: int, hard_ns: int, soft_ns: int, mono_ns: int) -> None:
+        """How long the lease may run that is begun next; zeros for without end. To be written before it is begun."""
+        base = slot * RECORD_BYTES
+        self._write(base + _HARD, hard_ns)
+        self._write(base + _SOFT, soft_ns)
+        self._write(base + _BEGUN_AT, mono_ns)
+
+    def is_overlooked(self, slot: int, mono_ns: int) -> bool:
+        """Whether the supervisor looks at the limits later than this, unless it is woken. To be asked once begun."""
+        return mono_ns < self._read(slot * RECORD_BYTES + _LOOK_AT)
+
     def end(self, slot: int) -> None:
         """The begun lease does not run any more."""
         self._map[slot * RECORD_BYTES + _RUNNING] = 0
@@ -137,8 +167,34 @@ class SlotPage:
         """The process that holds the record."""
         return self._read(slot * RECORD_BYTES + _PID)
 
+    def looks_at(self, slot: int, mono_ns: int) -> None:
+        """When the supervisor looks at the limits next. Before it looks it writes `NEVER`, and waits `SETTLE_S`.
+
+        So a lease that begins meanwhile is either seen, or its slot wakes the supervisor.
+        """
+        self._write(slot * RECORD_BYTES + _LOOK_AT, mono_ns)
+
+    def limits(self, slot: int) -> RunningLimits | None:
+        """The limits of what the slot runs; None where it runs nothing, or has no limit for it."""
+        record = self._record(slot)
+        hard_ns, soft_ns, begun_ns, lease = (
+            _WORD.unpack_from(record, at)[0] for at in (_HARD, _SOFT, _BEGUN_AT, _BEGUN)
+        )
+        if not record[_RUNNING] or not (hard_ns or soft_ns):
+            return None
+        return RunningLimits(lease, begun_ns / 1e9, hard_ns / 1e9, soft_ns / 1e9)
+
     def running(self, slot: int) -> Running | None:
-        """What the slot runs now, or None. Read twice, so that a change in between does not mix two tasks."""
+        """What the slot runs now, or None."""
+        record = self._record(slot)
+        if not record[_RUNNING]:
+            return None
+        wall_s, attempt, task_id, length, name = _DETAIL_FORM.unpack_from(record, _DETAIL)
+        lease = _WORD.unpack_from(record, _BEGUN)[0]
+        return Running(task_id, name[:length].decode(errors="replace"), attempt, wall_s, lease)
+
+    def _record(self, slot: int) -> bytes:
+        """A slot's record, read twice, so that a change in between does not mix two tasks."""
         base = slot * RECORD_BYTES
         record = bytes(self._map[base : base + RECORD_BYTES])
         for _ in range(100):
@@ -146,11 +202,7 @@ class SlotPage:
             if again == record:
                 break
             record = again
-        if not record[_RUNNING]:
-            return None
-        wall_s, attempt, task_id, length, name = _DETAIL_FORM.unpack_from(record, _DETAIL)
-        lease = _WORD.unpack_from(record, _BEGUN)[0]
-        return Running(task_id, name[:length].decode(errors="replace"), attempt, wall_s, lease)
+        return record
 
     def _read(self, at: int) -> int:
         return self._words[at // _WORD_BYTES]

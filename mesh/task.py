@@ -74,10 +74,13 @@ class Task(Generic[P, R]):
     ignore_result: bool | None
     track_started: bool | None
     acks_late: bool | None
+    acks_on_timeout: bool | None
     durability: str | None
     expires: Any
     max_retries: int | None  #: None: without end
     default_retry_delay: float  #: seconds
+    time_limit: float | None  #: seconds; then its process is killed
+    soft_time_limit: float | None  #: seconds; then SoftTimeLimitExceeded is raised in it
     throws: tuple[type[BaseException], ...]
     typing: bool  #: arguments are checked against the function before anything is sent
     run: Callable[..., R]  #: the function; without `self` where it is bound
@@ -96,6 +99,8 @@ class Task(Generic[P, R]):
         typing: bool = True,
         max_retries: int | None = MAX_RETRIES,
         default_retry_delay: float = RETRY_DELAY_S,
+        time_limit: float | None = None,
+        soft_time_limit: float | None = None,
     ) -> None:
         _refuse_unrunnable(function, name)
         for attribute in ("__module__", "__qualname__", "__name__", "__doc__", "__annotations__"):
@@ -108,6 +113,9 @@ class Task(Generic[P, R]):
         self.throws = _exception_types(throws)
         self.max_retries = max_retries
         self.default_retry_delay = default_retry_delay
+        calling.check_limits(time_limit, soft_time_limit)
+        self.time_limit = time_limit
+        self.soft_time_limit = soft_time_limit
         self.run = types.MethodType(function, self) if bind else function
         self.__wrapped__ = self.run
         self._arity = arity_of(function, skip_first=bind)
@@ -158,6 +166,8 @@ class Task(Generic[P, R]):
         durability: str | None = None,
         delivery_mode: int | str | None = None,
         headers: Mapping[str, Any] | None = None,
+        time_limit: float | None = None,
+        soft_time_limit: float | None = None,
         confirm: bool = False,
         **unknown: Any,
     ) -> AsyncResult[R]:
@@ -166,6 +176,7 @@ class Task(Generic[P, R]):
         `countdown` is in seconds; `eta` a datetime or ISO 8601 text; `expires` either. A time without a zone is read in
         the setting `timezone`, which is UTC unless set. `priority` is 0 to 9, higher first. `durability` is what the
         call survives once it is confirmed: "none", "journaled" or "synced"; `delivery_mode` is Celery's way to say it.
+        `time_limit` and `soft_time_limit` are in seconds, from when it begins.
         `confirm` waits until the router answers for the call, for `publish_timeout` at most.
 
         Raises:
@@ -196,6 +207,8 @@ class Task(Generic[P, R]):
             durability=durability,
             delivery_mode=delivery_mode,
             headers=headers,
+            time_limit=time_limit,
+            soft_time_limit=soft_time_limit,
         )
         return send(self.app, self.name, positional, named, options, confirm)
 
@@ -302,6 +315,9 @@ _CHECKS: Final[dict[str, Callable[[Any], Any]]] = {
     "durability": calling.check_durability,
     "max_retries": calling.check_retries,
     "default_retry_delay": calling.check_delay,
+    "time_limit": lambda value: calling.check_limit("time_limit", value),
+    "soft_time_limit": lambda value: calling.check_limit("soft_time_limit", value),
+    "acks_on_timeout": lambda value: calling.check_boolean("acks_on_timeout", value),
 }
 
 

@@ -38,7 +38,9 @@ class LoadedApp(NamedTuple):
     """What loading the user's app yields, in the template."""
 
     registry: Registry
-    info: dict[str, Any]  #: "app", "tasks", "queue" (default), "concurrency", "broker_url", "router_settings"
+    info: dict[
+        str, Any
+    ]  #: "app", "tasks", "queue" (default), "concurrency", "broker_url", "router_settings", "limits" (s)
 
 
 class SlotOrder(NamedTuple):
@@ -51,6 +53,7 @@ class SlotOrder(NamedTuple):
     queues: tuple[str, ...]
     page_path: str
     slots: int
+    alarm_fd: int  #: an eventfd of the supervisor, inherited: a run begins whose limit it would overlook
 
 
 #: Runs a slot in the forked child until it ends: (app, order, lifeline descriptor).
@@ -67,6 +70,8 @@ class Template:
         """
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         lifeline, self._lifeline = os.pipe()
+        #: Slots inherit it under the same number: readable when the supervisor is to look at their time limits.
+        self.alarm_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         supervisor_pid = os.getpid()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -114,6 +119,7 @@ class Template:
         """Ends the template (its slots have ended) and reaps it. Returns its wait status."""
         self.end()
         self._channel.close()
+        os.close(self.alarm_fd)
         _, status = os.waitpid(self.pid, 0)
         return status
 

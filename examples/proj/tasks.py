@@ -2,6 +2,8 @@
 
 import time
 
+from mesh.exceptions import SoftTimeLimitExceeded
+
 from .mesh import app
 
 
@@ -34,6 +36,16 @@ def nap(seconds: float) -> float:
     """Takes a while. Returns how long."""
     time.sleep(seconds)
     return seconds
+
+
+@app.task
+def patient(seconds: float) -> str:
+    """Takes its time, unless it is told that this is over."""
+    try:
+        time.sleep(seconds)
+    except SoftTimeLimitExceeded:
+        return "gave up in good order"
+    return "slept well"
 
 
 @app.task(bind=True)

@@ -7,14 +7,14 @@ from typing import Final
 
 from mesh import messages as m
 from mesh.core.callers import Caller
-from mesh.core.dispatch import EXPIRED, REVOKED, TOO_OLD
+from mesh.core.dispatch import EXPIRED, REVOKED, TIMED_OUT, TOO_OLD
 from mesh.core.leases import Consumer
 from mesh.core.ledger import Ledger
 from mesh.core.outbox import Outbox
 from mesh.core.outcomes import OutcomeStore, Stored
 from mesh.core.sequences import SequenceSet
 from mesh.core.task import Task
-from mesh.exceptions import MeshError, ResultExpired, TaskRevokedError, TaskTooOld, WorkerLostError
+from mesh.exceptions import MeshError, ResultExpired, TaskRevokedError, TaskTooOld, TimeLimitExceeded, WorkerLostError
 from mesh.ids import OWNER_TAG_BYTES, PREFIX_BYTES, sequence_of, to_text
 from mesh.messages import Flag
 from mesh.states import Status
@@ -83,6 +83,8 @@ class Answers:
         if kind in (EXPIRED, REVOKED):
             status: int = Status.REVOKED
             error: MeshError = TaskRevokedError(f"task {task.name} was not run: {reason}")
+        elif kind == TIMED_OUT:
+            status, error = Status.FAILURE, TimeLimitExceeded(f"task {task.name} was killed: {reason}")
         else:
             failure = TaskTooOld if kind == TOO_OLD else WorkerLostError
             see = f'"mesh dead show {task.custom_id or to_text(task.task_id)}"'

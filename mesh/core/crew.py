@@ -279,7 +279,14 @@ class Crew:
             return
         self.dead_slots.pop(consumer.pid, None)
         self._moved([consumer], None, [])
-        self._dispatch.lost(consumer.peer, lost.begun, lost.cause[:CAUSE_CHARS], node_lost=False, charged=lost.charged)
+        self._dispatch.lost(
+            consumer.peer,
+            lost.begun,
+            lost.cause[:CAUSE_CHARS],
+            node_lost=False,
+            charged=lost.charged,
+            limit_s=lost.limit_s,
+        )
 
     def quiet(self, peer: bytes, quiet: m.Quiet, frames: tuple[Buffer, ...]) -> None:
         """A node takes no more tasks."""

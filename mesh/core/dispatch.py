@@ -55,6 +55,7 @@ MAY_HAVE_RUN: Final = "may have run"  #: may run at most once, and had begun
 TOO_OLD: Final = "too old"  #: beyond `queue_max_age`
 DAMAGED: Final = "damaged"  #: the journal's row of it can't be read
 EXPIRED: Final = "expired"
+TIMED_OUT: Final = "timed out"  #: it ran longer than its hard time limit
 REVOKED: Final = "revoked"
 #: Tasks that may run at most once and are marked in the journal together, before any of them goes out.
 CLEARED_AT_ONCE: Final = 256
@@ -338,9 +339,19 @@ class Dispatch:
         consumer.recalled_upto = max(consumer.recalled_upto, upto)
         self._requeue(consumer.close_between(begun, upto))
 
-    def lost(self, peer: bytes, begun: int | None, cause: str, *, node_lost: bool, charged: bool = True) -> None:
+    def lost(
+        self,
+        peer: bytes,
+        begun: int | None,
+        cause: str,
+        *,
+        node_lost: bool,
+        charged: bool = True,
+        limit_s: float = 0.0,
+    ) -> None:
         """A consumer is gone. Only the lease it had begun is charged (contract: "leased, not begun").
 
+        `limit_s` is the hard time limit for which it was killed in the middle of that lease: then nothing is charged.
         Where nobody knows what it had begun, none is charged, and what may run at most once counts as begun.
         """
         consumer = self.leave(peer)
@@ -350,7 +361,9 @@ class Dispatch:
             begun = consumer.last_lease + 1
         task, ran, others = consumer.close_all(begun)
         self._requeue(others)
-        if task is not None:
+        if task is not None and limit_s > 0.0:
+            self._timed_out(task, limit_s)
+        elif task is not None:
             self._begun_and_lost(task, cause, node_lost=node_lost, charged=charged)
         for one in reversed(ran):
             self._begun_and_lost(one, cause, node_lost=node_lost, charged=False)
@@ -373,6 +386,16 @@ class Dispatch:
         else:
             self._requeue([task])
             self._changed(task)
+
+    def _timed_out(self, task: Task, limit_s: float) -> None:
+        if task.phase is Phase.DONE:
+            return
+        task.begun_in_vain()
+        if task.flags & Flag.AGAIN_ON_TIMEOUT and not task.flags & Flag.EARLY_ACK:
+            self._requeue([task])
+            self._changed(task)
+        else:
+            self.give_up(task, TIMED_OUT, f"it ran longer than its time limit of {limit_s:g} s")
 
     def give_up(self, task: Task, kind: str, reason: str) -> None:
         """Ends a task that no slot has ended."""

@@ -17,7 +17,7 @@ from mesh.core.adoption import Adoption
 from mesh.core.answers import Answers
 from mesh.core.callers import Caller
 from mesh.core.crew import Crew
-from mesh.core.dispatch import EXPIRED, REVOKED, Budgets, Dispatch
+from mesh.core.dispatch import EXPIRED, REVOKED, TIMED_OUT, Budgets, Dispatch
 from mesh.core.effects import Effect, Send, SendControl, WatchProcess
 from mesh.core.graveyard import Graveyard
 from mesh.core.identity import Identity
@@ -347,7 +347,7 @@ class Owner:
     # --- what the parts tell ---------------------------------------------------------------------
 
     def _task_given_up(self, task: Task, kind: str, reason: str) -> None:
-        if kind not in (EXPIRED, REVOKED):
+        if kind not in (EXPIRED, REVOKED, TIMED_OUT):
             self.graveyard.bury(task, kind, reason)
         self.answers.ended_without_slot(task, kind, reason)
 

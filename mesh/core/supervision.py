@@ -25,6 +25,7 @@ class Report(NamedTuple):
     pid: int
     cause: str
     charged: bool
+    limit_s: float = 0.0  #: the hard time limit for which it was killed in the middle of a run
 
 
 SupervisionEffect = Spawn | Report
@@ -61,11 +62,19 @@ class Supervision:
         self.living[index] = (pid, mono_s)
 
     def exited(
-        self, pid: int, status: int, mono_s: float, *, worked: bool = False, cause: str | None = None
+        self,
+        pid: int,
+        status: int,
+        mono_s: float,
+        *,
+        worked: bool = False,
+        cause: str | None = None,
+        charged: bool = True,
+        limit_s: float = 0.0,
     ) -> list[SupervisionEffect]:
         """A slot's process ended with this wait status, for `cause` where more is known of it.
 
-        One that has `worked` could start, however young it died.
+        One that has `worked` could start, however young it died. `charged`: its end is the fault of what it ran.
         """
         index = self.slot_of(pid)
         if index is None:
@@ -75,7 +84,8 @@ class Supervision:
         self._backoff_s = min(max(2 * self._backoff_s, BACKOFF_S), BACKOFF_MAX_S) if young else 0.0
         if not self.ending:
             self._due[index] = mono_s + self._backoff_s
-        return [Report(index, pid, cause or cause_of(status), not self.ending), *self.tick(mono_s)]
+        report = Report(index, pid, cause or cause_of(status), charged and not self.ending, limit_s)
+        return [report, *self.tick(mono_s)]
 
     def slot_of(self, pid: int) -> int | None:
         """The slot whose living process this is."""

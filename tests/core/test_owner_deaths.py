@@ -1,5 +1,7 @@
 """What the death of a slot or node does to tasks, and what their orderly end."""
 
+import pytest
+
 from mesh import messages as m
 from mesh.core.crew import CAUSE_S
 from mesh.core.dispatch import Budgets
@@ -7,6 +9,7 @@ from mesh.core.records import RowKind
 from mesh.ids import to_text
 from mesh.messages import Flag
 from mesh.states import Status
+from tests.core.builders import BUDGETS, Failure
 
 # --- deaths --------------------------------------------------------------------------------------
 
@@ -295,3 +298,63 @@ def test_a_node_that_leaves_in_order_loses_nothing(router, client):
     assert not router.owner.is_idle()  # the journal does not know yet
     router.settles()
     assert router.owner.is_idle()
+
+
+# --- time limits ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flags", [Flag.NONE, Flag.EARLY_ACK, Flag.EARLY_ACK | Flag.AGAIN_ON_TIMEOUT])
+def test_a_task_that_was_killed_for_its_time_limit_has_failed_and_is_no_dead_letter(router, flags):
+    # Given a slot that holds two tasks and has begun the first
+    router.learns("t")
+    client, node = router.client(), router.node()
+    slot = node.slot()
+    late, behind = client.calls(2, flags=flags)
+    router.settles()
+    lease = slot.lease_of(late)
+
+    # When it is killed for the time limit of that one
+    router.process_ended(slot.pid, lease)
+    node.says(m.SlotLost(slot.index, slot.pid, lease, "its time", False, 2.5))
+
+    # Then that one has failed, and the other goes to another slot, uncharged
+    assert client.failures() == {
+        late: Failure(
+            Status.FAILURE, "TimeLimitExceeded: task t was killed: it ran longer than its time limit of 2.5 s"
+        )
+    }
+    assert len(router.owner.graveyard.letters) == 0
+    other = node.slot(1)
+    router.settles()
+    assert other.holds() == [behind]
+    assert router.owner.dispatch.open[behind].crashes == 0
+
+
+def test_a_task_that_may_hang_is_run_again_each_time_and_never_charged(router):
+    # Given a task that is to be run again
+    client, node = router.client(), router.node()
+    task_id = client.call(flags=Flag.AGAIN_ON_TIMEOUT)
+
+    # When its slot is killed for its time limit more often than its crash budget allows
+    for attempt in range(BUDGETS.crash + 2):
+        slot = node.slot(attempt)
+        assert slot.holds() == [task_id]
+        assert slot.held[slot.lease_of(task_id)].attempt == attempt
+        lease = slot.lease_of(task_id)
+        router.process_ended(slot.pid, lease)
+        node.says(m.SlotLost(slot.index, slot.pid, lease, "its time", False, 2.5))
+
+    # Then it waits to be run
+    assert client.failures() == {}
+    assert router.owner.dispatch.open[task_id].crashes == 0
+
+
+def test_an_outcome_that_came_before_its_slot_was_killed_for_its_time_limit_counts(router):
+    client, node = router.client(), router.node()
+    slot = node.slot()
+    task_id = client.call()
+    lease = slot.lease_of(task_id)
+    slot.ends(task_id)
+    router.process_ended(slot.pid, lease)
+    node.says(m.SlotLost(slot.index, slot.pid, lease, "its time", False, 2.5))
+    assert client.results() == {task_id: (Status.SUCCESS, b"done")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgpack
@@ -11,6 +12,7 @@ from mesh import exceptions as ex
 from mesh import ids
 from mesh import messages as m
 from mesh.bodies import decode_value, encode_call
+from mesh.core.limits import Limits
 from mesh.execution import Execution
 from mesh.messages import Unrunnable
 from mesh.remote_errors import decode_exception
@@ -119,3 +121,60 @@ def test_a_value_that_cannot_be_sent_is_a_failure_of_a_task_that_has_run(app, ra
 
     assert (outcome.status, outcome.cause) == (Status.FAILURE, None)
     assert isinstance(decode_exception(outcome.body), ex.UnserialisableArgument)
+
+
+# --- time limits ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("task", "call", "limits"),
+    [
+        pytest.param({}, None, (60.0, 50.0), id="the app's"),
+        pytest.param({"time_limit": 9}, None, (9.0, 50.0), id="the task's before the app's, each by itself"),
+        pytest.param({"time_limit": 9, "soft_time_limit": 8}, [3, None], (3.0, 8.0), id="the call's before the task's"),
+        pytest.param({"soft_time_limit": 8}, [None, 2.5], (60.0, 2.5), id="the call's soft one"),
+        pytest.param({"time_limit": 9}, ["3", -1], (9.0, 50.0), id="nonsense of a call"),
+        pytest.param({"time_limit": 9}, [True, 1e30], (9.0, 50.0), id="more nonsense"),
+        pytest.param({"time_limit": 9}, [1, 2, 3], (9.0, 50.0), id="too many"),
+    ],
+)
+def test_the_first_that_says_a_limit_counts(app, task, call, limits):
+    app.task(name="t", **task)(lambda: None)
+    execution = Execution(app.tasks, "w1@host", print, Limits(60.0, 50.0))
+    options = None if call is None else {"limits": call}
+    assert execution.limits_of("t", options) == limits
+    assert execution.limits_of("t", {}) == execution.limits_of("t", None)
+
+
+def test_a_name_that_nobody_registered_has_no_limit(app):
+    assert not Execution(app.tasks, "w1@host", print, Limits(60.0, 50.0)).limits_of("nobody", None)
+
+
+def test_an_interruption_that_comes_too_late_or_too_early_is_none(app):
+    execution = Execution(app.tasks, "w1@host", print)
+    execution.soft_deadline_mono_s = 0.0
+    execution.interrupt()  # nothing runs
+
+    @app.task(name="t")
+    def not_yet():
+        execution.soft_deadline_mono_s = math.inf
+        execution.interrupt()
+        return "ran on"
+
+    ran = execution.run(list(m.Assignment(STAMP, "t", 0, 0, encode_call((), {})[0], 0, None)), ())
+    assert decode_value(ran.body) == "ran on"
+
+
+def test_a_run_is_interrupted_once(app):
+    execution = Execution(app.tasks, "w1@host", print)
+
+    @app.task(name="t")
+    def stubborn():
+        execution.soft_deadline_mono_s = 0.0
+        with pytest.raises(ex.SoftTimeLimitExceeded):
+            execution.interrupt()
+        execution.interrupt()
+        return "tidied up"
+
+    ran = execution.run(list(m.Assignment(STAMP, "t", 0, 0, encode_call((), {})[0], 0, None)), ())
+    assert decode_value(ran.body) == "tidied up"

@@ -16,7 +16,17 @@ from typing import Any
 
 import pytest
 
-from mesh.slot_page import BEGINNINGS, RECORD_BYTES, SETTLE_S, Running, SlotPage, beginnings_of, begun_of, name_bytes
+from mesh.slot_page import (
+    BEGINNINGS,
+    RECORD_BYTES,
+    SETTLE_S,
+    Running,
+    RunningLimits,
+    SlotPage,
+    beginnings_of,
+    begun_of,
+    name_bytes,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 ID = bytes(range(16))
@@ -400,3 +410,48 @@ def a_pipe(directory: Path) -> str:
 @pytest.mark.parametrize("slot", [0, 1, 5, -1, 1 << 40, 1 << 62, 1 << 64, -(1 << 63)])
 def test_a_page_that_is_none_tells_of_no_lease(tmp_path, desc, make, slot):
     assert begun_of(make(tmp_path), slot, 4321) is None
+
+
+# --- time limits ---------------------------------------------------------------------------------
+
+S = 1_000_000_000
+
+
+def test_the_limits_of_what_runs_are_told_and_of_nothing_else(page: SlotPage) -> None:
+    # Given a lease that runs with limits, and one without
+    page.limit(0, 5 * S, 2 * S, 9 * S)
+    assert page.limits(0) is None
+    begin(page, 7)
+    begin(page, 7, slot=1)
+
+    # When / Then
+    assert page.limits(0) == RunningLimits(7, 9.0, 5.0, 2.0)
+    assert page.limits(1) is None
+    page.end(0)
+    assert page.limits(0) is None
+
+
+def test_a_new_process_inherits_no_limits_of_what_its_predecessor_ran(page: SlotPage) -> None:
+    page.limit(0, 5 * S, 2 * S, 9 * S)
+    begin(page, 7)
+    page.enter(0, 4321)
+    begin(page, 8)
+    assert page.limits(0) is None
+
+
+def test_the_supervisor_overlooks_what_ends_before_it_looks(page: SlotPage) -> None:
+    # A supervisor that plans no look overlooks everything
+    assert page.is_overlooked(0, 10 * S)
+    page.looks_at(0, 10 * S)
+    assert page.is_overlooked(0, 10 * S - 1)
+    assert not page.is_overlooked(0, 10 * S)
+    assert page.is_overlooked(1, 10 * S)
+
+
+def test_limits_leave_the_rest_of_the_record_as_it_is(page: SlotPage) -> None:
+    begin(page, 7, name="n" * 200)
+    before = page.running(0)
+    page.limit(0, 5 * S, 2 * S, 9 * S)
+    page.looks_at(0, 1)
+    assert page.running(0) == before
+    assert (page.begun(0), page.running(1)) == (7, None)

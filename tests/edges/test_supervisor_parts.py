@@ -204,7 +204,7 @@ tell("said", template.receive())
 for line in sys.stdin:
     word, *rest = json.loads(line)
     if word == "spawn":
-        template.spawn(SlotOrder(rest[0], "m", "/d", "n", ("q",), rest[1], 4))
+        template.spawn(SlotOrder(rest[0], "m", "/d", "n", ("q",), rest[1], 4, template.alarm_fd))
         tell("said", template.receive())
     elif word == "hear":
         tell("said", template.receive())

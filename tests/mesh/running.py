@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -153,12 +153,20 @@ class Host:
     # --- starting --------------------------------------------------------------------------------
 
     def start_node(
-        self, name: str = "n1", *, slots: int = 2, queues: str | None = None, wait: bool = True, broker: bool = True
+        self,
+        name: str = "n1",
+        *,
+        slots: int = 2,
+        queues: str | None = None,
+        wait: bool = True,
+        broker: bool = True,
+        options: Sequence[str] = (),
     ) -> Node:
         """A node; with `wait` its slots have joined when this returns."""
         # The option names the directory in the command line, by which the net under the tests finds strays.
         url = ["-b", self.url] if broker else []
         argv = ["-m", "mesh", "-A", PROJECT, *url, "worker", "-n", f"{name}@here", "-c", str(slots), "-l", "INFO"]
+        argv += options
         node = Node(self, f"{name}@here", argv + (["-Q", queues] if queues else []), self._log(name))
         self._started.append(node)
         return node.ready() if wait else node

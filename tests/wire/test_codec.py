@@ -94,7 +94,7 @@ EXAMPLES: dict[str, tuple[m.Message, int]] = {
     "returned": (m.Returned([34, 35]), 0),
     "recall": (m.Recall(1, 40), 0),
     "recalled": (m.Recalled(1, 4321, 36, 40), 0),
-    "slot_lost": (m.SlotLost(1, 4321, 36, "killed by signal 9", True), 0),
+    "slot_lost": (m.SlotLost(1, 4321, 36, "killed by signal 9", True, 1.5), 0),
     "quiet": (m.Quiet("w@h"), 0),
     "ask_adoptions": (m.AskAdoptions(b"owner!"), 0),
     "adoptions": (m.Adoptions([[ID[:11], [[2, 3], [5, 5]]]]), 0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 import signal
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy
 
+from mesh.exceptions import SoftTimeLimitExceeded
 from tests.mesh.proj import app
 
 #: Between two looks at a file; no test depends on it.
@@ -65,6 +67,39 @@ def register(path: str, number: int, us: int = 0) -> int:
     os.write(fd, line)
     os.close(fd)
     return work.run(number, us) if us else number
+
+
+@app.task
+def never_return() -> None:
+    """Stays in C code, where no signal handler runs."""
+    hashlib.pbkdf2_hmac("sha256", b"x", b"y", (1 << 31) - 1)
+
+
+@app.task
+def tidy_up(path: str, wait_s: float = 3600.0) -> str:
+    """Sleeps, and notes it if it is interrupted."""
+    try:
+        time.sleep(wait_s)
+    except SoftTimeLimitExceeded:
+        note.run(path, "interrupted")
+        return "tidied up"
+    return "slept"
+
+
+@app.task(time_limit=0.3)
+def limited(path: str) -> None:
+    """Notes that it runs, and does not end within its limit."""
+    note.run(path, "began")
+    time.sleep(3600)
+
+
+@app.task(time_limit=0.3, acks_on_timeout=False, bind=True)
+def hang_once(self: Any, path: str) -> int:
+    """Hangs the first time that it runs."""
+    note.run(path, "began")
+    if not self.request.delivery_info["redelivered"]:
+        time.sleep(3600)
+    return int(self.request.attempt)
 
 
 @app.task

@@ -1,0 +1,87 @@
+"""Which runs have taken too long: when to look, whom to interrupt, whom to kill."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class Limits(NamedTuple):
+    """How long a run may take, in seconds; 0.0 is without end."""
+
+    hard_s: float = 0.0  #: then its process is killed
+    soft_s: float = 0.0  #: then SoftTimeLimitExceeded is raised in it
+
+    def __bool__(self) -> bool:
+        return self.hard_s > 0.0 or self.soft_s > 0.0
+
+
+class LimitedRun(NamedTuple):
+    """A run with a limit, as the slot page tells of it."""
+
+    slot: int
+    pid: int
+    lease: int
+    begun_mono_s: float
+    limits: Limits
+
+
+class Interrupt(NamedTuple):
+    """The soft limit of this run is over."""
+
+    run: LimitedRun
+
+
+class Kill(NamedTuple):
+    """The hard limit of this run is over."""
+
+    run: LimitedRun
+
+
+class LimitWatch:
+    """1. Says which limits are over. 2. Knows when the next one is. 3. Knows who was killed, for which run."""
+
+    def __init__(self) -> None:
+        #: {slot: (pid, lease)} of the last run that was interrupted.
+        self._interrupted: dict[int, tuple[int, int]] = {}
+        #: {pid: run} of processes that were killed and have not been seen to end.
+        self._killed: dict[int, LimitedRun] = {}
+        self._next_mono_s: float | None = None
+
+    def look(self, runs: Iterable[LimitedRun], mono_s: float) -> list[Interrupt | Kill]:
+        """What follows now, of all runs that have a limit."""
+        effects: list[Interrupt | Kill] = []
+        self._next_mono_s = None
+        for run in runs:
+            if run.pid in self._killed:
+                continue
+            hard_s, soft_s = run.limits
+            if hard_s:
+                if mono_s >= run.begun_mono_s + hard_s:
+                    self._killed[run.pid] = run
+                    effects.append(Kill(run))
+                    continue
+                self._look_at(run.begun_mono_s + hard_s)
+            if soft_s and self._interrupted.get(run.slot) != (run.pid, run.lease):
+                if mono_s >= run.begun_mono_s + soft_s:
+                    self._interrupted[run.slot] = (run.pid, run.lease)
+                    effects.append(Interrupt(run))
+                else:
+                    self._look_at(run.begun_mono_s + soft_s)
+        return effects
+
+    def _look_at(self, mono_s: float) -> None:
+        if self._next_mono_s is None or mono_s < self._next_mono_s:
+            self._next_mono_s = mono_s
+
+    def next_deadline_mono_s(self) -> float | None:
+        """When `look` has something to do, unless another run with a limit begins before."""
+        return self._next_mono_s
+
+    def ended(self, pid: int) -> LimitedRun | None:
+        """A process has ended. The run for which it was killed, if it was; that may have ended just before."""
+        return self._killed.pop(pid, None)
+
+    def check(self) -> None:
+        """Raises AssertionError where a process is known under another's pid."""
+        assert all(run.pid == pid for pid, run in self._killed.items())
