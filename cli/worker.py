@@ -123,6 +123,10 @@ def command(
     A second Ctrl-C, or SIGQUIT, ends it at once; what ran then is run again elsewhere.
     """
     state.need_app("mesh -A proj worker")
+    if time_limit is not None and soft_time_limit is not None and soft_time_limit >= time_limit:
+        raise click.UsageError(
+            f"--soft-time-limit {soft_time_limit:g} comes too late: give less than --time-limit {time_limit:g}."
+        )
     logs.configure(loglevel, colour=None if state.colour else False)
     from mesh.node import AppFailed, NodeOptions, run_node
     from mesh.slot import run_slot

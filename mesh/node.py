@@ -172,6 +172,8 @@ class Node:
             self._template_gone = True
         elif said[0] == "spawned":
             self._supervision.spawned(said[1], said[2], now)
+            if self._page.limits(said[1]) is not None:  # it has begun, and rang, before it was known
+                os.eventfd_write(self._template.alarm_fd, 1)
             if not self._ready and self._supervision.is_complete():
                 self._ready = True
                 self._options.on_ready()

@@ -261,6 +261,8 @@ def test_a_command_line_imports_what_it_needs_and_no_more(mesh: Shell, argv: str
         ("-b redis://me:secret@host status", "broker='redis://...@host' is not a URL that mesh can use"),
         ("-b mesh://Lab status", "the mesh 'Lab' can't be used: a name has 1 to 41 of"),
         ("--workdir /nonexistent status", "'/nonexistent' does not exist"),
+        ("-A proj worker --time-limit 0", "0 is not in the range"),
+        ("-A proj worker --time-limit 1 --soft-time-limit 1", "--soft-time-limit 1 comes too late"),
         ("inspect", "Missing argument 'QUESTION'"),
         ("inspect actve", "No such question 'actve'. Did you mean 'active'? There are active, ping, registered."),
         ("inspect active -t 0", "0 is not in the range"),
