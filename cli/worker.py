@@ -13,6 +13,7 @@ import click
 
 from mesh import locate, logs
 from mesh.exceptions import MeshError
+from mesh.messages import LIMIT_MAX_S
 from mesh.settings import QUEUE_NAME_RULE, is_queue_name, router_settings
 from mesh.version import VERSION
 
@@ -52,7 +53,7 @@ def queue_names(text: str) -> tuple[str, ...]:
     return names(text)
 
 
-LIMIT: Final = click.FloatRange(min=0, min_open=True)
+LIMIT: Final = click.FloatRange(min=0, min_open=True, max=LIMIT_MAX_S, max_open=True)
 
 
 @click.command(

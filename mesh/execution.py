@@ -65,7 +65,9 @@ class Execution:
         """How long this call may run: what itself, its task and the app say, the first that says anything."""
         own = self._own_limits.get(name)
         if own is None:
-            own = self._own_limits[name] = self._limits_of_task(name)
+            own = self._limits_of_task(name)
+            if name in self._registry:  # what a stranger calls is not kept
+                self._own_limits[name] = own
         if options is None or "limits" not in options:
             return own
         hard_s, soft_s = _said(options["limits"])
@@ -121,6 +123,8 @@ class Execution:
     def _call(self, definition: TaskDefinition, args: Any, kwargs: Any) -> Any:
         try:
             self._in_user_code = True
+            if self.soft_deadline_mono_s != math.inf:
+                self.interrupt()  # its signal may have come before this
             if definition.bind:
                 return definition.run(definition.task, *args, **kwargs)
             return definition.run(*args, **kwargs)

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final, NamedTuple
@@ -21,7 +22,7 @@ from mesh.exceptions import MeshError, RouterUnreachable
 from mesh.ids import to_text
 from mesh.messages import Role
 from mesh.oom import OutOfMemory
-from mesh.slot_page import NEVER, SETTLE_S, SlotPage
+from mesh.slot_page import NEVER, SETTLE_S, Running, SlotPage
 from mesh.template import LoadedApp, RunSlot, SlotOrder, Template
 
 logger = logging.getLogger(__name__)
@@ -80,7 +81,11 @@ class Node:
         self._poller = transport.Poller()
         for fd in (self._wakeup.fileno(), self._processes.fileno(), template.fileno(), template.alarm_fd):
             self._poller.add(fd)
+        #: Deaths of slots, oldest first.
+        self._untold: deque[messages.SlotLost] = deque()
         self._limit_watch = LimitWatch()
+        #: When the limits are looked at next; None while nothing with a limit runs.
+        self._look_mono_s: float | None = None
         #: {slot: last lease begun before its process was ordered}
         self._begun_before: dict[int, int] = {}
         self._stops = 0
@@ -125,7 +130,7 @@ class Node:
         return not self._template_gone
 
     def _timeout_s(self) -> float | None:
-        deadlines: list[float | None] = [self._limit_watch.next_deadline_mono_s()]
+        deadlines: list[float | None] = [self._look_mono_s]
         deadlines += (
             [self._supervision.next_deadline_mono_s()] if self._joined else [self._hello_mono_s + HELLO_AGAIN_S]
         )
@@ -157,7 +162,15 @@ class Node:
         if report.charged:
             logger.error("slot %d (pid %d): %s", report.slot, report.pid, report.cause, extra={"action": "slot_lost"})
         begun = self._page.begun(report.slot) if self._page.pid(report.slot) == report.pid else 0
-        self._link.send(messages.SlotLost(report.slot, report.pid, begun, report.cause, report.charged, report.limit_s))
+        self._untold.append(
+            messages.SlotLost(report.slot, report.pid, begun, report.cause, report.charged, report.limit_s)
+        )
+        self._tell()
+
+    def _tell(self) -> None:
+        """Reports the deaths that no router has heard of, once there is one."""
+        while self._joined and self._untold:
+            self._link.send(self._untold.popleft())
 
     def _hear_template(self) -> None:
         said = self._template.receive()
@@ -183,7 +196,8 @@ class Node:
     def _slot_exited(self, pid: int, status: int, peak_kib: int) -> None:
         now, worked = time.monotonic(), self._has_worked(pid)
         limited, slot = self._limit_watch.ended(pid), self._supervision.slot_of(pid)
-        if limited is None or slot is None:
+        killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        if limited is None or slot is None or not killed:  # it may have died of something else just before
             cause = self._out_of_memory.cause(status, peak_kib)
             self._do(self._supervision.exited(pid, status, now, worked=worked, cause=cause))
             return
@@ -204,21 +218,27 @@ class Node:
 
     def _watch_limits(self, ready: dict[Any, int]) -> None:
         """Interrupts and kills what has run too long. A run with a nearer limit than the next look rings the alarm."""
-        deadline = self._limit_watch.next_deadline_mono_s()
-        if self._template.alarm_fd in ready:
+        rang = self._template.alarm_fd in ready
+        if rang:
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._template.alarm_fd)
-        elif deadline is None or time.monotonic() < deadline:
+        elif self._look_mono_s is None or time.monotonic() < self._look_mono_s:
             return
+        if self._stops > 1:
+            return  # whatever runs is being killed, and that is no fault of its own
         slots = range(self._page.slots)
         for slot in slots:
             self._page.looks_at(slot, NEVER)
         time.sleep(SETTLE_S)
         for effect in self._limit_watch.look(self._limited_runs(), time.monotonic()):
             self._enforce(effect)
-        deadline = self._limit_watch.next_deadline_mono_s()
+        self._look_mono_s = self._limit_watch.next_deadline_mono_s()
+        least_s = self._page.least_limit_s()
+        if self._look_mono_s is None and rang and least_s is not None:
+            # It was over at once, and the next may be as short: a ring for each would keep the node awake.
+            self._look_mono_s = time.monotonic() + least_s
         for slot in slots:
-            self._page.looks_at(slot, NEVER if deadline is None else int(deadline * 1e9))
+            self._page.looks_at(slot, NEVER if self._look_mono_s is None else int(self._look_mono_s * 1e9))
 
     def _limited_runs(self) -> list[LimitedRun]:
         runs = []
@@ -230,12 +250,12 @@ class Node:
         return runs
 
     def _enforce(self, effect: Interrupt | Kill) -> None:
-        run = effect.run
-        running = self._page.running(run.slot)
+        run, kills = effect.run, isinstance(effect, Kill)
+        running = self._held_fast(run) if kills else self._page.running(run.slot)
         if running is None or running.lease != run.lease:
             self._limit_watch.ended(run.pid)  # it has kept its limit after all; the process goes on
+            self._signal(run.pid, signal.SIGCONT)
             return
-        kills = isinstance(effect, Kill)
         limit, what = (run.limits.hard_s, "time limit") if kills else (run.limits.soft_s, "soft time limit")
         logger.log(
             logging.ERROR if kills else logging.WARNING,
@@ -243,8 +263,18 @@ class Node:
             *(running.name, to_text(running.task_id), what, limit),
             extra={"action": "time_limit", "task": to_text(running.task_id)},
         )
+        self._signal(run.pid, signal.SIGKILL if kills else signal.SIGUSR1)
+
+    def _held_fast(self, run: LimitedRun) -> Running | None:
+        """Stops the slot, so that the kill hits this run and not the next one. What it runs."""
+        self._signal(run.pid, signal.SIGSTOP)
+        time.sleep(SETTLE_S)
+        return self._page.running(run.slot)
+
+    @staticmethod
+    def _signal(pid: int, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(run.pid, signal.SIGKILL if kills else signal.SIGUSR1)
+            os.kill(pid, number)
 
     # --- stopping --------------------------------------------------------------------------------
 
@@ -350,6 +380,7 @@ class Node:
         if self._joined or not self._processes.watch(hello_ok.pid):
             return  # a router that is dead already has a successor, who gets a HELLO of its own
         self._joined = True
+        self._tell()
         if self._supervision.ending:
             self._link.send(messages.Quiet(self._options.name))
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from mesh.exceptions import InvalidSetting, UnsupportedURL
+from mesh.messages import LIMIT_MAX_S
 
 _SCHEME: Final = "mesh://"
 _QUEUE_CHARS_MAX: Final = 200
@@ -138,6 +139,13 @@ def _seconds_or_never(value: Any) -> float | None:
     return None if value is None or (value == 0 and not isinstance(value, bool)) else _seconds(value)
 
 
+def _limit(value: Any) -> float | None:
+    seconds = _seconds_or_never(value)
+    if seconds is not None and not 0 < seconds < LIMIT_MAX_S:
+        raise ValueError
+    return seconds
+
+
 def _optional(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda value: None if value is None else check(value)
 
@@ -267,13 +275,13 @@ SETTINGS: Final[tuple[SettingSpec, ...]] = (
         "task_time_limit", "s", "seconds above 0, or None for no limit",
         "How long a task may run before its process is killed and it ends as TimeLimitExceeded. No limit, because "
         "nobody but you knows what your tasks do; a call or a task may say its own.",
-        _seconds_or_never,
+        _limit,
     ),
     SettingSpec(
         "task_soft_time_limit", "s", "seconds above 0, or None for no limit",
         "How long a task may run before SoftTimeLimitExceeded is raised in it, so that it can put things in order. No "
         "limit, for the same reason.",
-        _seconds_or_never,
+        _limit,
     ),
     SettingSpec(
         "task_durability", "level", DURABILITY_RULE,

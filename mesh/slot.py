@@ -166,7 +166,7 @@ class Slot:
 
     def _write_limits(self, limits: Limits, begun: int) -> None:
         self._has_limits = bool(limits)
-        self._page.limit(self._options.slot, int(limits.hard_s * 1e9), int(limits.soft_s * 1e9), begun)
+        self._page.limit(self._options.slot, math.ceil(limits.hard_s * 1e9), math.ceil(limits.soft_s * 1e9), begun)
         self._execution.soft_deadline_mono_s = begun / 1e9 + limits.soft_s if limits.soft_s else math.inf
 
     def _ring_if_overlooked(self, limits: Limits, begun: int) -> None:

@@ -1,13 +1,15 @@
 """The slot page: one mmapped file a node, one record a slot, in which slots say what they have begun (DESIGN D4).
 
-A record is written by its slot, but for `withdrawn`, which the supervisor raises. Anybody of the same user may read
-it; nobody needs a lock:
+A record is written by its slot, but for two words: `withdrawn`, which the supervisor raises, and when it looks at time
+limits next. Anybody of the same user may read it; nobody needs a lock:
 
 - The slot writes `begun = n`, then looks at `withdrawn`. It runs lease n only where `withdrawn < n`; else it returns n.
 - The supervisor raises `withdrawn`, waits `SETTLE_S`, then reads `begun`: what lies above it was not begun and never
 will be.
   The wait is far longer than a store needs to become visible to another core. Should the slot return a lease that the
   supervisor returns too, the second return changes nothing.
+- The slot writes the limits, then that it runs, then looks whether the supervisor looks in time; if not, it wakes it.
+  The supervisor writes that it never looks, waits `SETTLE_S`, reads the limits, and writes when it looks next.
 """
 
 from __future__ import annotations
@@ -183,6 +185,11 @@ class SlotPage:
         if not record[_RUNNING] or not (hard_ns or soft_ns):
             return None
         return RunningLimits(lease, begun_ns / 1e9, hard_ns / 1e9, soft_ns / 1e9)
+
+    def least_limit_s(self) -> float | None:
+        """The shortest limit of what the slots run, or have run last; None where none has one."""
+        words = [self._read(slot * RECORD_BYTES + at) for slot in range(self.slots) for at in (_HARD, _SOFT)]
+        return min((ns / 1e9 for ns in words if ns), default=None)
 
     def running(self, slot: int) -> Running | None:
         """What the slot runs now, or None."""

@@ -155,12 +155,14 @@ class Calls:
             if n_frames:
                 own = tuple(frame.buffer for frame in frames[at : at + n_frames])
                 at += n_frames
-            entry = self.open.pop(task_id, None)
+            entry = self.open.get(task_id)
             if entry is not None:
                 pending = entry.pending
-                self._closed(entry)
                 if entry.record is None or not entry.record[4] & Flag.IGNORE_RESULT:
                     pending.ending = Ending(status, body, own)
+                # Last, so that an exception of a signal's handler leaves a call that is open or has ended.
+                del self.open[task_id]
+                self._closed(entry)
                 ended.append(pending)
             if self._watched:
                 for pending in self._watched.pop(task_id, ()):

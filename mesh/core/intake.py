@@ -27,6 +27,8 @@ from mesh.messages import Buffer, Durability, Flag
 MAX_CALLERS: Final = 100_000
 #: Sequences of one Reconcile that are looked at; a client asks for fewer at a time.
 RECONCILED_MAX: Final = 1 << 14
+#: All flags but those that only a router gives.
+_CALLERS: Final = ~(Flag.REDELIVERED | Flag.RECEIVED)
 
 
 class Intake:
@@ -176,7 +178,9 @@ class Intake:
             if not seen.add(sequence) or self._has_outcome(caller, task_id):
                 self._comes_again(caller, task_id, sequence)
                 continue
-            task = Task(task_id, intern(name), intern(queue), priority, flags | own_flags, body, own, options)
+            task = Task(
+                task_id, intern(name), intern(queue), priority, flags & _CALLERS | own_flags, body, own, options
+            )
             if options is not None or not all_welcome:
                 refused = admission.refusal(task_id, task.flags, task.body_bytes, options)
                 if refused is not None:
@@ -323,7 +327,8 @@ class Intake:
             stored = self.outcomes.received(task_id)
             if stored is None:
                 task = self.dispatch.open.get(task_id)
-                if task is not None:  # the slot told the caller first
+                # The slot told the caller first. What is run again is waited for anew, as a replayed dead letter is.
+                if task is not None and not task.flags & Flag.REDELIVERED:
                     task.flags |= Flag.RECEIVED
             elif not stored.kept:
                 self._ledger.dropped(task_id, self._outbox.now)

@@ -399,6 +399,8 @@ class Ledger:
         over: Over = ([], [])
         while news and news[0][0] <= upto_mono_s:
             due_mono_s, tasks, lost_id = news[0]
+            if lost_id and page.body_bytes >= COMMIT_BYTES:
+                break
             self._n_news -= len(tasks)
             others = self._without_what_is_over(tasks, over)
             if others or lost_id:

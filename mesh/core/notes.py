@@ -56,7 +56,7 @@ class Notes:
     def is_back(self, task_id: bytes) -> None:
         """It is needed after all, whatever was said before."""
         prefix = task_id[:PREFIX_BYTES]
-        for gone in (self._gone, self._gone_before):
+        for gone in (self._gone, self._lazy, self._gone_before):
             if prefix in gone:
                 gone[prefix].discard(sequence_of(task_id))
         self._are_wrong = True

@@ -232,6 +232,23 @@ def test_a_replay_is_waited_for_though_its_caller_once_had_an_outcome(router):
     assert set(router.owner.outcomes.unreceived) == {task_id}
 
 
+def test_a_replay_is_waited_for_though_its_caller_tells_late_that_it_has_the_failure(router):
+    # Given a dead letter that is replayed before its caller says that it has the failure
+    client, slot = router.client(), router.slot()
+    task_id = client.call()
+    slot.holds()
+    unrunnable(slot, task_id)
+    ask(router, "replay")
+    slot.holds()
+    client.says(m.Received([[1, 1]]))
+
+    # When it ends
+    slot.ends(task_id)
+
+    # Then its outcome is kept for its caller
+    assert set(router.owner.outcomes.unreceived) == {task_id}
+
+
 def test_who_watches_the_callers_own_id_of_a_dead_letter_is_told_of_its_replay(router):
     # Given a dead letter of whose id nothing else is known any more, and somebody who watches that id
     client, slot, reader = router.client(), router.slot(), router.client(3)

@@ -283,6 +283,22 @@ def test_an_outcome_that_is_to_be_kept_stays_though_its_caller_has_it(book):
     assert [record[6] for record in book.journal.rows(RowKind.OUTCOMES)[0].records] == [True, True]
 
 
+def test_a_task_that_was_revived_before_it_was_ever_written_is_not_gone(book):
+    # Given a task that ended, was received and is to run again, all before the disk knew of it
+    (task,) = book.publishes()
+    book.ends(task, received=True)
+    again = book.revives(task)
+
+    # When everything is written, what there is no hurry for too
+    book.settles()
+    book.passes(LAZY_S)
+    book.settles()
+
+    # Then the task is there, and nothing says that it is gone
+    assert book.journal.ids(RowKind.CHANGED) == {again.row: [task.task_id]}
+    assert gone(book) == {}
+
+
 def test_an_outcome_that_had_to_make_room_is_gone(checked):
     # Given room for one outcome, which the journal holds
     book = checked(Book(results_max_bytes=500))

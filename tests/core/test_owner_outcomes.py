@@ -140,6 +140,14 @@ def test_a_caller_may_say_that_it_has_an_outcome_before_the_router_hears_of_it(r
     assert set(router.owner.ledger.rows.of_outcomes) == {second}
 
 
+def test_a_call_can_not_say_itself_what_only_a_router_says(router):
+    client, slot = router.client(), router.slot()
+    task_id = client.call(flags=Flag.RECEIVED | Flag.REDELIVERED)
+    assert slot.held[slot.lease_of(task_id)].flags == Flag.NONE
+    slot.ends(task_id)
+    assert set(router.owner.outcomes.unreceived) == {task_id}
+
+
 def test_what_is_run_again_after_its_caller_got_a_first_outcome_is_not_waited_for(router):
     # Given a slot that told the caller, and died before it told the router
     client, slot = router.client(), router.slot()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import msgpack
@@ -154,15 +155,37 @@ def test_an_interruption_that_comes_too_late_or_too_early_is_none(app):
     execution = Execution(app.tasks, "w1@host", print)
     execution.soft_deadline_mono_s = 0.0
     execution.interrupt()  # nothing runs
+    execution.soft_deadline_mono_s = math.inf
 
     @app.task(name="t")
     def not_yet():
-        execution.soft_deadline_mono_s = math.inf
+        execution.soft_deadline_mono_s = time.monotonic() + 3600
         execution.interrupt()
         return "ran on"
 
     ran = execution.run(list(m.Assignment(STAMP, "t", 0, 0, encode_call((), {})[0], 0, None)), ())
     assert decode_value(ran.body) == "ran on"
+
+
+def test_a_soft_limit_that_was_over_before_the_function_began_interrupts_it(app):
+    # Given a run whose signal came while its arguments were decoded
+    execution = Execution(app.tasks, "w1@host", lambda *_: None)
+    execution.soft_deadline_mono_s = 0.0
+    execution.interrupt()
+    app.task(name="t")(lambda: "never")
+
+    # When it goes on
+    ran = execution.run(list(m.Assignment(STAMP, "t", 0, 0, encode_call((), {})[0], 0, None)), ())
+
+    # Then it is interrupted
+    assert type(decode_exception(ran.body)) is ex.SoftTimeLimitExceeded
+
+
+def test_what_strangers_call_is_not_remembered(app):
+    execution = Execution(app.tasks, "w1@host", print)
+    for number in range(10):
+        execution.limits_of(f"nobody{number}", None)
+    assert execution._own_limits == {}
 
 
 def test_a_run_is_interrupted_once(app):

@@ -439,6 +439,13 @@ def test_a_new_process_inherits_no_limits_of_what_its_predecessor_ran(page: Slot
     assert page.limits(0) is None
 
 
+def test_the_shortest_limit_counts_also_of_what_has_ended(page: SlotPage) -> None:
+    assert page.least_limit_s() is None
+    page.limit(0, 5 * S, 0, 9 * S)
+    page.limit(2, 7 * S, 2 * S, 9 * S)
+    assert page.least_limit_s() == 2.0
+
+
 def test_the_supervisor_overlooks_what_ends_before_it_looks(page: SlotPage) -> None:
     # A supervisor that plans no look overlooks everything
     assert page.is_overlooked(0, 10 * S)

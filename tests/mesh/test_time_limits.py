@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mesh import Mesh
-from mesh.exceptions import InvalidCall, SoftTimeLimitExceeded, TimeLimitExceeded
+from mesh.exceptions import InvalidCall, SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from tests.mesh.proj import tasks
 from tests.mesh.running import DEADLINE_S, Host, eventually
 from tests.mesh.test_slots import make_known
@@ -89,6 +89,39 @@ def test_what_was_leased_behind_it_runs_once_and_uncharged(host: Host, app: Mesh
     ran = [result.get(DEADLINE_S) for result in before + behind]
     assert {(one["attempt"], one["redelivered"]) for one in ran} == {(0, False)}
     assert slot not in node.ready().slots()
+
+
+def test_a_task_that_crashes_before_its_limit_is_charged_with_the_crash(host: Host, app: Mesh):
+    host.start_node(slots=1)
+    with pytest.raises(WorkerLostError, match="exited with code 7"):
+        tasks.leave.apply_async((7,), time_limit=0.5).get(DEADLINE_S)
+
+
+def test_a_cold_stop_is_no_time_limit(host: Host, app: Mesh, tmp_path: Path):
+    # Given a task with a limit that runs
+    node = host.start_node(slots=1)
+    until = tmp_path / "until"
+    result = tasks.hold.apply_async((str(tmp_path / "begun"), str(until)), time_limit=60)
+    eventually(lambda: list(tmp_path.glob("begun.*")))
+
+    # When its node is stopped cold
+    node.send(signal.SIGQUIT)
+    node.wait()
+
+    # Then it runs again elsewhere, uncharged
+    until.touch()
+    host.start_node("n2")
+    assert result.get(DEADLINE_S)["attempt"] == 1
+
+
+def test_a_warm_stop_waits_for_the_limit_and_the_caller_hears_of_it(host: Host, app: Mesh, tmp_path: Path):
+    node = host.start_node(slots=1)
+    result = tasks.limited.apply_async((str(tmp_path / "notes"),), time_limit=1.0)
+    eventually(lambda: lines(tmp_path / "notes"))
+    node.send(signal.SIGTERM)
+    with pytest.raises(TimeLimitExceeded):
+        result.get(DEADLINE_S)
+    assert node.wait() == 0
 
 
 def test_many_runs_within_their_limit_leave_the_slot_alone(host: Host, app: Mesh):
