@@ -127,6 +127,19 @@ def test_nothing_is_told_again_of_a_call_that_the_journal_does_not_hold_yet(rout
     assert levels(client) == [(Durability.JOURNALED, [[1, 1]])]
 
 
+def test_calls_that_no_row_could_hold_together_are_written_each_by_itself(router, client, monkeypatch):
+    # Given rows that hold seven bytes of arguments
+    monkeypatch.setattr("mesh.core.intake.JOURNALED_BYTES_MAX", 7)
+
+    # When two calls of four come together
+    client.says(m.Publish(False, [client.record(), client.record()]))
+
+    # Then each is a batch of its own, and both are confirmed
+    assert [[call[0] for call in batch.calls] for batch in router.owner.ledger._batches] == [[1], [2]]
+    router.settles()
+    assert levels(client) == [(Durability.JOURNALED, [[1, 2]])]
+
+
 # --- received ------------------------------------------------------------------------------------
 
 

@@ -110,6 +110,25 @@ def test_what_a_node_says_of_running_tasks_is_completed_by_the_owner(router):
     assert (unknown, nonsense) == ({"id": b"?" * 16}, "nonsense")
 
 
+def test_a_task_that_had_begun_before_is_told_as_redelivered(router):
+    # Given a task that runs for the second time
+    client, node, asker = router.client(), router.node("n"), router.asker()
+    first = node.slot(0)
+    task_id = client.call()
+    first.looks()
+    first.dies(begun=1)
+    node.slot(1).looks()
+
+    # When its node says so
+    ask(asker, "active")
+    (request,) = node.take(m.Request)
+    node.says(m.Reply(request.number, True, [{"id": task_id}]))
+
+    # Then the owner adds it
+    ((_, values, _),) = asker.told
+    assert values["n"][0]["redelivered"] is True
+
+
 @pytest.mark.parametrize(
     ("body", "frames"),
     [

@@ -195,6 +195,15 @@ def test_commits_are_written_and_answered_in_order(opened, loop):
     assert everything(opened()) == [Row(number, RowKind.NOTES, [number]) for number in range(91, 101)]
 
 
+def test_what_is_remembered_beside_rows_is_there_after_the_next_commit(opened, loop):
+    first = opened()
+    first.remember("boot_id", "this one")
+    assert first.store.get_meta("boot_id") is None
+    first.append(Commit(1, [Row(1, RowKind.NOTES, [1])], [], synced=False))
+    assert loop.answers(first, 1) == [Committed(1)]
+    assert opened().store.get_meta("boot_id") == "this one"
+
+
 def test_closing_writes_what_was_appended(opened):
     first = opened()
     for number in range(1, 51):

@@ -144,7 +144,9 @@ def test_a_read_only_disk_is_told(tmpfs: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", tmpfs], check=True)
 
     # When / Then
-    with pytest.raises(JournalUnavailable, match=r"it is read-only\. Mount its file system for writing"):
+    with pytest.raises(
+        JournalUnavailable, match=r"/small/state/journal\.db can't be used: it is read-only\. Mount its"
+    ):
         Store.open(str(tmpfs / "state"))
 
     # And it is as it was when the disk can be written

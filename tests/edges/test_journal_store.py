@@ -27,6 +27,33 @@ def directory(tmp_path: Path) -> Path:
 # --- writing and reading -------------------------------------------------------------------------
 
 
+class Failing:
+    """A connection that can do nothing any more, not even undo what it has begun."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self.close = db.close
+
+    def execute(self, *_: object) -> sqlite3.Cursor:
+        raise sqlite3.OperationalError("database is locked")
+
+    executemany = rollback = execute
+
+
+def test_a_connection_that_can_not_even_undo_is_replaced(directory, monkeypatch):
+    # Given a store whose connection fails at everything
+    store = Store.open(str(directory))
+    monkeypatch.setattr(store, "_db", Failing(store._db))
+    with pytest.raises(JournalUnavailable):
+        store.write([ONE], [], synced=False)
+
+    # When it writes again
+    store.write([ONE], [], synced=False)
+
+    # Then it does so over a new one
+    assert list(store.rows()) == [Found(*ONE)]
+    store.close()
+
+
 def test_rows_are_there_again_in_the_order_of_their_numbers(directory):
     # Given rows of all sizes, not written in order, some of which are removed
     store = Store.open(str(directory))
