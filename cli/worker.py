@@ -200,6 +200,7 @@ def _load_app(state: State, include: tuple[str, ...]) -> Mesh:
 
 def banner(name: str, info: dict[str, Any], with_tasks: bool) -> str:
     """What a node says of itself before it is ready."""
+    limits = [f"{what} {s:g} s" for what, s in zip(("hard", "soft"), info["limits"], strict=True) if s]
     lines = [
         f"{name} v{VERSION} (pid {os.getpid()})",
         "",
@@ -207,6 +208,7 @@ def banner(name: str, info: dict[str, Any], with_tasks: bool) -> str:
         f".> app:         {info['app']}",
         f".> mesh:        {info['mesh']} in {info['directory']}",
         f".> concurrency: {info['concurrency']} (prefork)",
+        *([f".> time limits: {', '.join(limits)}"] if limits else []),
         "",
         "[queues]",
         *(f".> {queue}" for queue in info["queues"]),

@@ -144,6 +144,7 @@ def test_the_command_line_sets_limits_for_tasks_that_say_nothing(host: Host, app
     with pytest.raises(TimeLimitExceeded, match=r"0\.4 s"):
         tasks.never_return.delay().get(DEADLINE_S)
     assert eventually(lambda: "has reached its time limit of 0.4 s" in node.said)
+    assert ".> time limits: hard 0.4 s, soft 0.2 s\n" in node.said
 
 
 def test_a_limit_holds_while_the_router_is_away_and_the_failure_arrives(host: Host, app: Mesh, tmp_path: Path):
