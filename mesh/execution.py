@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple
 
 from mesh.bodies import decode_call, encode_value
-from mesh.core.limits import Limits
+from mesh.core.limits import RunLimits
 from mesh.exceptions import NotRegistered, Retry, SoftTimeLimitExceeded, UndecodableBody, UnserialisableArgument
 from mesh.messages import LIMIT_MAX_S, Buffer, Unrunnable
 from mesh.registry import Registry, TaskDefinition
@@ -23,7 +23,7 @@ from mesh.states import Status
 
 #: Frames of mesh's own at the top of a remote traceback, which say nothing to the user.
 _OWN_FRAMES: Final = 2
-NO_LIMITS: Final = Limits()
+NO_LIMITS: Final = RunLimits()
 
 Call = tuple[bytes, tuple[Buffer, ...]]  #: body and frames of a call
 
@@ -47,7 +47,7 @@ class Execution:
         registry: Registry,
         hostname: str,
         on_error: Callable[[str, bytes, BaseException, bool], None],
-        limits: Limits = NO_LIMITS,
+        limits: RunLimits = NO_LIMITS,
     ) -> None:
         """`limits` are those of calls and tasks that say nothing themselves."""
         self._registry = registry
@@ -56,12 +56,12 @@ class Execution:
         self._on_error = on_error
         self._limits = limits
         #: {task name: limits of calls that say nothing}
-        self._own_limits: dict[str, Limits] = {}
+        self._own_limits: dict[str, RunLimits] = {}
         #: When the soft limit of the run is over; never where it has none.
         self.soft_deadline_mono_s = math.inf
         self._in_user_code = False
 
-    def limits_of(self, name: str, options: dict[str, Any] | None) -> Limits:
+    def limits_of(self, name: str, options: dict[str, Any] | None) -> RunLimits:
         """How long this call may run: what itself, its task and the app say, the first that says anything."""
         own = self._own_limits.get(name)
         if own is None:
@@ -71,15 +71,15 @@ class Execution:
         if options is None or "limits" not in options:
             return own
         hard_s, soft_s = _said(options["limits"])
-        return Limits(own.hard_s if hard_s is None else hard_s, own.soft_s if soft_s is None else soft_s)
+        return RunLimits(own.hard_s if hard_s is None else hard_s, own.soft_s if soft_s is None else soft_s)
 
-    def _limits_of_task(self, name: str) -> Limits:
+    def _limits_of_task(self, name: str) -> RunLimits:
         try:
             task = self._registry.find(name).task
         except NotRegistered:
-            return Limits()
+            return RunLimits()
         hard_s, soft_s = getattr(task, "time_limit", None), getattr(task, "soft_time_limit", None)
-        return Limits(
+        return RunLimits(
             self._limits.hard_s if hard_s is None else hard_s, self._limits.soft_s if soft_s is None else soft_s
         )
 

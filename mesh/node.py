@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any, Final, NamedTuple
 
 from mesh import locate, messages
-from mesh.core.limits import Interrupt, Kill, LimitedRun, Limits, LimitWatch
+from mesh.core.limits import Interrupt, Kill, LimitedRun, LimitWatch, RunLimits
 from mesh.core.supervision import Report, Spawn, Supervision, SupervisionEffect
 from mesh.exceptions import MeshError, RouterUnreachable
 from mesh.ids import to_text
@@ -84,8 +84,6 @@ class Node:
         #: Deaths of slots, oldest first.
         self._untold: deque[messages.SlotLost] = deque()
         self._limit_watch = LimitWatch()
-        #: When the limits are looked at next; None while nothing with a limit runs.
-        self._look_mono_s: float | None = None
         #: {slot: last lease begun before its process was ordered}
         self._begun_before: dict[int, int] = {}
         self._stops = 0
@@ -130,7 +128,7 @@ class Node:
         return not self._template_gone
 
     def _timeout_s(self) -> float | None:
-        deadlines: list[float | None] = [self._look_mono_s]
+        deadlines: list[float | None] = [self._limit_watch.next_deadline_mono_s()]
         deadlines += (
             [self._supervision.next_deadline_mono_s()] if self._joined else [self._hello_mono_s + HELLO_AGAIN_S]
         )
@@ -218,34 +216,31 @@ class Node:
 
     def _watch_limits(self, ready: dict[Any, int]) -> None:
         """Interrupts and kills what has run too long. A run with a nearer limit than the next look rings the alarm."""
-        rang = self._template.alarm_fd in ready
+        rang, deadline = self._template.alarm_fd in ready, self._limit_watch.next_deadline_mono_s()
         if rang:
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._template.alarm_fd)
-        elif self._look_mono_s is None or time.monotonic() < self._look_mono_s:
+        elif deadline is None or time.monotonic() < deadline:
             return
-        if self._stops > 1:
-            return  # whatever runs is being killed, and that is no fault of its own
         slots = range(self._page.slots)
         for slot in slots:
             self._page.looks_at(slot, NEVER)
         time.sleep(SETTLE_S)
-        for effect in self._limit_watch.look(self._limited_runs(), time.monotonic()):
+        next_s = self._page.least_limit_s() if rang else None
+        for effect in self._limit_watch.look(self._limited_runs(), time.monotonic(), next_s=next_s):
             self._enforce(effect)
-        self._look_mono_s = self._limit_watch.next_deadline_mono_s()
-        least_s = self._page.least_limit_s()
-        if self._look_mono_s is None and rang and least_s is not None:
-            # It was over at once, and the next may be as short: a ring for each would keep the node awake.
-            self._look_mono_s = time.monotonic() + least_s
+        deadline = self._limit_watch.next_deadline_mono_s()
         for slot in slots:
-            self._page.looks_at(slot, NEVER if self._look_mono_s is None else int(self._look_mono_s * 1e9))
+            self._page.looks_at(slot, NEVER if deadline is None else int(deadline * 1e9))
 
     def _limited_runs(self) -> list[LimitedRun]:
+        if self._stops > 1:
+            return []  # whatever runs is being killed, and that is no fault of its own
         runs = []
         for slot, (pid, _) in self._supervision.living.items():
             found = self._page.limits(slot) if self._page.pid(slot) == pid else None
             if found is not None:
-                limits = Limits(found.hard_s, found.soft_s)
+                limits = RunLimits(found.hard_s, found.soft_s)
                 runs.append(LimitedRun(slot, pid, found.lease, found.begun_mono_s, limits))
         return runs
 

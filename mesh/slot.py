@@ -18,7 +18,7 @@ from collections import OrderedDict
 from typing import Final, NamedTuple
 
 from mesh import ids, locate, messages, transport
-from mesh.core.limits import Limits
+from mesh.core.limits import RunLimits
 from mesh.core.work import Ended, Lease, Work, outcomes_message, results_message
 from mesh.execution import Execution
 from mesh.messages import Flag, Role
@@ -164,12 +164,12 @@ class Slot:
         else:
             work.ended(lease, ran.status, runtime_us, ran.body, ran.frames, time.monotonic(), ran.cause)
 
-    def _write_limits(self, limits: Limits, begun: int) -> None:
+    def _write_limits(self, limits: RunLimits, begun: int) -> None:
         self._has_limits = bool(limits)
         self._page.limit(self._options.slot, math.ceil(limits.hard_s * 1e9), math.ceil(limits.soft_s * 1e9), begun)
         self._execution.soft_deadline_mono_s = begun / 1e9 + limits.soft_s if limits.soft_s else math.inf
 
-    def _ring_if_overlooked(self, limits: Limits, begun: int) -> None:
+    def _ring_if_overlooked(self, limits: RunLimits, begun: int) -> None:
         first_s = min(one for one in limits if one)
         if self._page.is_overlooked(self._options.slot, begun + int(first_s * 1e9)):
             with contextlib.suppress(OSError):  # a task that has closed it has closed more, see `_end_if_crippled`
@@ -323,7 +323,7 @@ def run_slot(app: LoadedApp, order: SlotOrder, lifeline_fd: int) -> None:
     place = place_of(order)
     page = SlotPage(order.page_path, order.slots, create=False)
     options = SlotOptions(place, order.node, order.slot, order.queues, lifeline_fd, order.alarm_fd)
-    execution = Execution(app.registry, order.node, _log_failure, Limits(*app.info.get("limits", ())))
+    execution = Execution(app.registry, order.node, _log_failure, RunLimits(*app.info.get("limits", ())))
     slot = Slot(options, page, execution)
     signal.signal(signal.SIGUSR1, lambda number, frame: execution.interrupt())
     try:

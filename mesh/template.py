@@ -38,9 +38,8 @@ class LoadedApp(NamedTuple):
     """What loading the user's app yields, in the template."""
 
     registry: Registry
-    info: dict[
-        str, Any
-    ]  #: "app", "tasks", "queue" (default), "concurrency", "broker_url", "router_settings", "limits" (s)
+    #: "app", "tasks", "queue" (default), "concurrency", "broker_url", "router_settings", "limits" (hard and soft, s)
+    info: dict[str, Any]
 
 
 class SlotOrder(NamedTuple):

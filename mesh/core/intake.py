@@ -28,7 +28,7 @@ MAX_CALLERS: Final = 100_000
 #: Sequences of one Reconcile that are looked at; a client asks for fewer at a time.
 RECONCILED_MAX: Final = 1 << 14
 #: All flags but those that only a router gives.
-_CALLERS: Final = ~(Flag.REDELIVERED | Flag.RECEIVED)
+_CALLERS_FLAGS: Final = ~(Flag.REDELIVERED | Flag.RECEIVED)
 
 
 class Intake:
@@ -179,7 +179,7 @@ class Intake:
                 self._comes_again(caller, task_id, sequence)
                 continue
             task = Task(
-                task_id, intern(name), intern(queue), priority, flags & _CALLERS | own_flags, body, own, options
+                task_id, intern(name), intern(queue), priority, flags & _CALLERS_FLAGS | own_flags, body, own, options
             )
             if options is not None or not all_welcome:
                 refused = admission.refusal(task_id, task.flags, task.body_bytes, options)

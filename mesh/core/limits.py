@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 
-class Limits(NamedTuple):
+class RunLimits(NamedTuple):
     """How long a run may take, in seconds; 0.0 is without end."""
 
     hard_s: float = 0.0  #: then its process is killed
@@ -23,7 +23,7 @@ class LimitedRun(NamedTuple):
     pid: int
     lease: int
     begun_mono_s: float
-    limits: Limits
+    limits: RunLimits
 
 
 class Interrupt(NamedTuple):
@@ -48,8 +48,12 @@ class LimitWatch:
         self._killed: dict[int, LimitedRun] = {}
         self._next_mono_s: float | None = None
 
-    def look(self, runs: Iterable[LimitedRun], mono_s: float) -> list[Interrupt | Kill]:
-        """What follows now, of all runs that have a limit."""
+    def look(self, runs: Iterable[LimitedRun], mono_s: float, *, next_s: float | None = None) -> list[Interrupt | Kill]:
+        """What follows now, of all runs that have a limit.
+
+        Where none is left, and one began and was over at once, the next may be as short: then it is looked again after
+        `next_s`, the shortest limit there was, so that not each of them needs to ask for it.
+        """
         effects: list[Interrupt | Kill] = []
         self._next_mono_s = None
         for run in runs:
@@ -68,6 +72,8 @@ class LimitWatch:
                     effects.append(Interrupt(run))
                 else:
                     self._look_at(run.begun_mono_s + soft_s)
+        if next_s is not None and self.next_deadline_mono_s() is None:
+            self._next_mono_s = mono_s + next_s
         return effects
 
     def _look_at(self, mono_s: float) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mesh.core.limits import Interrupt, Kill, LimitedRun, Limits, LimitWatch
+from mesh.core.limits import Interrupt, Kill, LimitedRun, LimitWatch, RunLimits
 
 
 @pytest.fixture
@@ -11,7 +11,7 @@ def watch(checked):
 
 
 def a_run(slot=0, *, pid=100, lease=1, begun=10.0, hard_s=0.0, soft_s=0.0):
-    return LimitedRun(slot, pid, lease, begun, Limits(hard_s, soft_s))
+    return LimitedRun(slot, pid, lease, begun, RunLimits(hard_s, soft_s))
 
 
 def test_nothing_happens_before_the_limit_and_then_the_process_is_killed_once(watch):
@@ -50,6 +50,15 @@ def test_the_next_run_of_a_slot_has_a_limit_of_its_own(watch, later):
     assert watch.look([later], 22.0) == [Interrupt(later)]
 
 
+def test_after_a_run_that_was_over_at_once_the_next_look_is_a_limit_away(watch):
+    assert watch.look([], 10.0, next_s=0.5) == []
+    assert watch.next_deadline_mono_s() == 10.5
+    assert watch.look([a_run(hard_s=5.0)], 10.5, next_s=0.5) == []
+    assert watch.next_deadline_mono_s() == 15.0
+    assert watch.look([], 15.0) == []
+    assert watch.next_deadline_mono_s() is None
+
+
 def test_the_nearest_limit_of_all_slots_counts(watch):
     runs = [a_run(0, hard_s=9.0), a_run(1, pid=101, hard_s=3.0), a_run(2, pid=102, soft_s=6.0)]
     assert watch.look(runs, 10.0) == []
@@ -67,4 +76,4 @@ def test_the_end_of_a_process_tells_for_which_run_it_was_killed(watch):
 
 
 def test_limits_are_true_where_there_is_one():
-    assert [bool(Limits(*both)) for both in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0))] == [False, True, True]
+    assert [bool(RunLimits(*both)) for both in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0))] == [False, True, True]

@@ -13,7 +13,7 @@ from mesh import exceptions as ex
 from mesh import ids
 from mesh import messages as m
 from mesh.bodies import decode_value, encode_call
-from mesh.core.limits import Limits
+from mesh.core.limits import RunLimits
 from mesh.execution import Execution
 from mesh.messages import Unrunnable
 from mesh.remote_errors import decode_exception
@@ -141,14 +141,14 @@ def test_a_value_that_cannot_be_sent_is_a_failure_of_a_task_that_has_run(app, ra
 )
 def test_the_first_that_says_a_limit_counts(app, task, call, limits):
     app.task(name="t", **task)(lambda: None)
-    execution = Execution(app.tasks, "w1@host", print, Limits(60.0, 50.0))
+    execution = Execution(app.tasks, "w1@host", print, RunLimits(60.0, 50.0))
     options = None if call is None else {"limits": call}
     assert execution.limits_of("t", options) == limits
     assert execution.limits_of("t", {}) == execution.limits_of("t", None)
 
 
 def test_a_name_that_nobody_registered_has_no_limit(app):
-    assert not Execution(app.tasks, "w1@host", print, Limits(60.0, 50.0)).limits_of("nobody", None)
+    assert not Execution(app.tasks, "w1@host", print, RunLimits(60.0, 50.0)).limits_of("nobody", None)
 
 
 def test_an_interruption_that_comes_too_late_or_too_early_is_none(app):
