@@ -6,12 +6,13 @@ import gc
 import os
 import re
 import socket
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from mesh import locate, logs
+from mesh import locate, logs, pools
 from mesh.exceptions import MeshError
 from mesh.messages import LIMIT_MAX_S
 from mesh.settings import QUEUE_NAME_RULE, is_queue_name, router_settings
@@ -24,7 +25,7 @@ from .state import State
 
 if TYPE_CHECKING:
     from mesh.app import Mesh
-    from mesh.template import LoadedApp
+    from mesh.pools.hosting import LoadedApp
 
 _NODE_NAME = re.compile(r"[^\s,@%]+@[^\s,@%]+")
 
@@ -89,6 +90,32 @@ LIMIT: Final = click.FloatRange(min=0, min_open=True, max=LIMIT_MAX_S, max_open=
     help="Queues to take tasks from [default: the app's task_default_queue].",
 )
 @click.option(
+    "-P",
+    "--pool",
+    metavar="POOL",
+    default=pools.DEFAULT,
+    show_default=True,
+    help="How tasks run: prefork, threads, solo, asyncio, gevent, eventlet, or that of a plug-in.",
+)
+@click.option(
+    "--preload/--no-preload",
+    default=True,
+    show_default=True,
+    help="Import the app once and fork slots from there, or in each slot.",
+)
+@click.option(
+    "--max-tasks-per-child",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Replace a slot's process after N tasks [default: the app's worker_max_tasks_per_child, else never].",
+)
+@click.option(
+    "--max-memory-per-child",
+    metavar="KIB",
+    type=click.IntRange(min=1),
+    help="Replace a slot's process once it has more resident memory, KiB [default: the app's, else never].",
+)
+@click.option(
     "--time-limit",
     metavar="S",
     type=LIMIT,
@@ -110,6 +137,10 @@ def command(
     *,
     hostname: str,
     concurrency: int | None,
+    pool: str,
+    preload: bool,
+    max_tasks_per_child: int | None,
+    max_memory_per_child: int | None,
     queues: tuple[str, ...] | None,
     time_limit: float | None,
     soft_time_limit: float | None,
@@ -130,18 +161,30 @@ def command(
         )
     logs.configure(loglevel, colour=None if state.colour else False)
     from mesh.node import AppFailed, NodeOptions, run_node
-    from mesh.slot import run_slot
+    from mesh.slot import Slots
+    from mesh.template import HostPlan, become_what_was_ordered
 
     def on_loaded(info: dict[str, Any]) -> None:
         if not state.quiet:
             click.echo(banner(hostname, info, with_tasks=logs.level_number(loglevel) <= logs.LEVELS["INFO"]))
 
+    said = {
+        "time_limit": time_limit,
+        "soft_time_limit": soft_time_limit,
+        "max_tasks_per_child": max_tasks_per_child,
+        "max_memory_per_child": max_memory_per_child,
+    }
+    load, maker = _loader(state, include, said), Slots()
+    become_what_was_ordered(HostPlan(load, pool, maker))
     options = NodeOptions(
         name=hostname,
-        load=_loader(state, include, time_limit, soft_time_limit),
+        load=load,
         place=None if state.broker is None else locate.locate(state.broker),
+        pool=pool,
         concurrency=concurrency,
         queues=queues,
+        preload=preload,
+        argv=(sys.executable, *sys.orig_argv[1:]),
         on_loaded=on_loaded,
         on_ready=lambda: logs.announce(f"{hostname} ready.", "ready"),
     )
@@ -150,19 +193,17 @@ def command(
     gc.collect()
     gc.freeze()
     try:
-        return run_node(options, run_slot)
+        return run_node(options, maker)
     except AppFailed as error:
         errors.say(str(error), error.remote_traceback)
         return exit_codes.USAGE
 
 
-def _loader(
-    state: State, include: tuple[str, ...], time_limit: float | None, soft_time_limit: float | None
-) -> Callable[[], LoadedApp]:
-    """What imports the app. It runs in the template."""
+def _loader(state: State, include: tuple[str, ...], said: dict[str, Any]) -> Callable[[], LoadedApp]:
+    """What imports the app. It runs in the host. What the command line has `said` goes before what the app says."""
 
     def load() -> LoadedApp:
-        from mesh.template import LoadedApp
+        from mesh.pools.hosting import LoadedApp
 
         try:
             app = _load_app(state, include)
@@ -178,9 +219,14 @@ def _loader(
             "broker_url": settings.broker_url,
             "router_settings": router_settings(settings),
             "limits": [
-                time_limit or settings.task_time_limit or 0.0,
-                soft_time_limit or settings.task_soft_time_limit or 0.0,
+                said["time_limit"] or settings.task_time_limit or 0.0,
+                said["soft_time_limit"] or settings.task_soft_time_limit or 0.0,
             ],
+            "max_tasks_per_child": said["max_tasks_per_child"] or settings.worker_max_tasks_per_child,
+            "max_memory_per_child": said["max_memory_per_child"] or settings.worker_max_memory_per_child,
+            "max_blocked": settings.worker_max_blocked,
+            "soft_shutdown_s": settings.worker_soft_shutdown_timeout,
+            "shutdown_s": settings.worker_shutdown_timeout,
         }
         return LoadedApp(app.tasks, info)
 
@@ -207,7 +253,7 @@ def banner(name: str, info: dict[str, Any], with_tasks: bool) -> str:
         "[config]",
         f".> app:         {info['app']}",
         f".> mesh:        {info['mesh']} in {info['directory']}",
-        f".> concurrency: {info['concurrency']} (prefork)",
+        f".> concurrency: {info['concurrency']} ({info['pool']})",
         *([f".> time limits: {', '.join(limits)}"] if limits else []),
         "",
         "[queues]",

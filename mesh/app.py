@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Concatenate, Final, Literal, ParamSpec, TypeVar, cast, overload
 
@@ -96,6 +96,9 @@ class Mesh:
     # --- tasks -------------------------------------------------------------------------------------
 
     @overload
+    def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+
+    @overload
     def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
 
     @overload
@@ -107,7 +110,7 @@ class Mesh:
     def task(self, /, *, bind: Literal[False] = False, **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 
     def task(self, function: Any = None, /, **options: Any) -> Any:
-        """Makes a task of a function, as a decorator with or without options.
+        """Makes a task of a function, `async def` or not, as a decorator with or without options.
 
         Options: `name`; `bind` (the task itself is the first argument); `queue`, `priority`, `expires`,
         `ignore_result`, `track_started`, `acks_late`, `durability` (or `delivery_mode`), `time_limit` and

@@ -99,6 +99,15 @@ class UnknownAttribute(ImproperlyConfigured, AttributeError):
         super().__init__(f"{where} has no attribute {attribute!r}: {instead}.")
 
 
+class PoolNotAvailable(ImproperlyConfigured):
+    """A node was asked for a pool that is not there."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name = name
+        self.reason = reason
+        super().__init__(f"pool {name!r} can't be used: {reason}.")
+
+
 class NoCurrentApp(ImproperlyConfigured):
     """Something needs the process's app and none was made."""
 
@@ -322,6 +331,24 @@ class TimeLimitExceeded(TaskError):
 
 class SoftTimeLimitExceeded(TaskError):
     """Raised inside a task that runs longer than its soft time limit."""
+
+    def __init__(self, message: str = "the task has reached its soft time limit") -> None:
+        super().__init__(message)
+
+
+class WouldDeadlock(TaskError):
+    """A task that waits for another one would keep the slot that the other one needs."""
+
+
+class TaskInterrupted(BaseException):
+    """Raised inside a task whose node is stopped cold, or that is terminated: a moment is left to put things in order.
+
+    Not an Exception, so that a task that catches those does not go on. Where it then raises, whatever that is, it is as if
+    its slot had been killed in the middle of it; where it returns all the same, that is its value.
+    """
+
+    def __init__(self, message: str = "the node ends, or the task was terminated") -> None:
+        super().__init__(message)
 
 
 class RemoteError(TaskError):

@@ -1,8 +1,8 @@
-"""What a task may know about its own run: `task.request`, and which run a thread is in."""
+"""What a task may know about its own run: `task.request`, and which run a thread, coroutine or greenlet is in."""
 
 from __future__ import annotations
 
-import threading
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from mesh import ids
@@ -22,14 +22,9 @@ class _Facts(NamedTuple):
     kwargs: Any
 
 
-class _Runs(threading.local):
-    """The runs a thread is in, innermost last: a task may call another like a function."""
-
-    def __init__(self) -> None:
-        self.stack: list[Any] = []
-
-
-_runs = _Runs()
+#: The runs that this thread, coroutine or greenlet is in, as (facts, those around it): a task may call another like a
+#: function.
+_runs: ContextVar[Any] = ContextVar("mesh runs", default=None)
 
 
 def enter_request(
@@ -42,26 +37,34 @@ def enter_request(
     args: Any = (),
     kwargs: Any = None,
 ) -> None:
-    """This thread begins a run. The slot calls it before each task, and `leave_request` after it, come what may."""
-    _runs.stack.append((task_id, name, attempt, flags, options, hostname, args, kwargs))
+    """A run begins here. The slot calls it before each task, and `leave_request` after it, come what may."""
+    _runs.set(((task_id, name, attempt, flags, options, hostname, args, kwargs), _runs.get()))
 
 
 def leave_request() -> None:
-    """This thread ends the run it began last."""
-    _runs.stack.pop()
+    """The run that has begun last here ends."""
+    _runs.set(_runs.get()[1])
 
 
 def current_name() -> str | None:
-    """The name of the task that this thread runs."""
-    stack = _runs.stack
-    return stack[-1][1] if stack else None
+    """The name of the task that runs here."""
+    run = _runs.get()
+    return run[0][1] if run is not None else None
+
+
+def current_task_id() -> bytes | None:
+    """The id of the task that runs here."""
+    run = _runs.get()
+    return run[0][0] if run is not None else None
 
 
 def request_of(name: str) -> Request:
-    """The innermost run of this task in this thread; outside of one, what a direct call would see."""
-    for facts in reversed(_runs.stack):
-        if facts[1] == name:
-            return Request(*facts)
+    """The innermost run of this task here; outside of one, what a direct call would see."""
+    run = _runs.get()
+    while run is not None:
+        if run[0][1] == name:
+            return Request(*run[0])
+        run = run[1]
     return Request(None, name)
 
 

@@ -40,6 +40,13 @@ class Settings(NamedTuple):
     results_max_bytes: int = 256 << 20
     result_persistent: bool = False
     worker_concurrency: int | None = None
+    worker_pool: str = "prefork"
+    worker_max_tasks_per_child: int | None = None
+    worker_max_memory_per_child: int | None = None
+    worker_autoscale: tuple[int, int] | None = None
+    worker_max_blocked: int = 16
+    worker_shutdown_timeout: float | None = None
+    worker_soft_shutdown_timeout: float | None = None
     crash_budget: int = 3
     lost_budget: int = 20
     queue_max_tasks: int = 20_000_000
@@ -148,6 +155,21 @@ def _limit(value: Any) -> float | None:
 
 def _optional(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda value: None if value is None else check(value)
+
+
+def _pool_name(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError
+    return value
+
+
+def _autoscale(value: Any) -> tuple[int, int]:
+    """Most and least, in either order; a single number is the most."""
+    numbers = (value, 0) if isinstance(value, int) else tuple(value)
+    least, most = sorted(_whole(0, 65_000)(one) for one in numbers)
+    if not most:
+        raise ValueError
+    return most, least
 
 
 def _modules(value: Any) -> tuple[str, ...]:
@@ -323,6 +345,45 @@ SETTINGS: Final[tuple[SettingSpec, ...]] = (
         "worker_concurrency", "slots", "a whole number from 1, or None for the number of CPUs",
         "Slots of a node that is started without -c.",
         _optional(_whole(1)),
+    ),
+    SettingSpec(
+        "worker_pool", "pool", "the name of a pool",
+        "How a node runs tasks: prefork, threads, solo, asyncio, gevent, eventlet, or one that another package offers. "
+        "prefork: processes, on which every limit can be enforced.",
+        _pool_name,
+    ),
+    SettingSpec(
+        "worker_max_tasks_per_child", "tasks", "a whole number from 1, or None for no limit",
+        "After how many tasks a slot's process is replaced by a fresh one. No limit: only who has a leak needs one.",
+        _optional(_whole(1)),
+    ),
+    SettingSpec(
+        "worker_max_memory_per_child", "KiB", "a whole number from 1, or None for no limit",
+        "With how much resident memory a slot's process is replaced after its task. No limit, for the same reason.",
+        _optional(_whole(1)),
+    ),
+    SettingSpec(
+        "worker_autoscale", "slots", "(most, least), or None for a fixed number",
+        "Between how many slots a node has as many as it needs. None: idle slots cost next to nothing.",
+        _optional(_autoscale),
+    ),
+    SettingSpec(
+        "worker_max_blocked", "slots", "a whole number from 0",
+        "For how many tasks of a node that wait for another task a further slot stands in; beyond it they get "
+        "WouldDeadlock. 16 is deeper than recursion is meant to go.",
+        _whole(0, 1024),
+    ),
+    SettingSpec(
+        "worker_shutdown_timeout", "s", "seconds above 0, or None for as long as it takes",
+        "How long running tasks have in a warm stop, before it becomes a cold one. As long as it takes, as in Celery: "
+        "whoever stops the node knows better.",
+        _seconds_or_never,
+    ),
+    SettingSpec(
+        "worker_soft_shutdown_timeout", "s", "seconds above 0, or None for none",
+        "How long running tasks have in a cold stop, before they are interrupted. None: who asks for a cold stop wants "
+        "one.",
+        _seconds_or_never,
     ),
     SettingSpec(
         "crash_budget", "deaths", "a whole number from 0",

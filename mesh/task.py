@@ -33,7 +33,7 @@ RETRY_DELAY_S: Final = 180.0
 _CO_GENERATOR: Final = 0x20
 _CO_COROUTINE: Final = 0x80
 _CO_ASYNC_GENERATOR: Final = 0x200
-_UNRUNNABLE: Final = {_CO_COROUTINE: "async def", _CO_ASYNC_GENERATOR: "async def", _CO_GENERATOR: "yield"}
+_UNRUNNABLE: Final = {_CO_ASYNC_GENERATOR: "async def with yield", _CO_GENERATOR: "yield"}
 
 
 class App(ResultSource, Protocol):
