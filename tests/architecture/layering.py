@@ -11,7 +11,17 @@ from typing import NamedTuple
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("exceptions", "clock", "states", "version"),
     ("ids",),
-    ("celery_names", "settings", "conf", "messages"),
+    ("masking",),
+    (
+        "celery_names",
+        "settings",
+        "setting_keys",
+        "setting_layers",
+        "setting_files",
+        "setting_objects",
+        "conf",
+        "messages",
+    ),
     (
         "arity",
         "bodies",
