@@ -49,7 +49,8 @@ def command(state: State, *, names: tuple[str, ...], show_all: bool, json_out: b
     if json_out:
         click.echo(text.as_json({name: _facts(name, one) for name, one in shown.items()}))
     else:
-        click.echo("\n".join(_lines(shown, len(found) - len(shown), bool(wanted) or state.quiet)))
+        for line in _lines(shown, len(found) - len(shown), bool(wanted) or state.quiet):
+            click.echo(line)
     for variable, near in _misspelt():
         click.echo(f"Warning: {variable} in the environment is no setting; did you mean {near}?", err=True)
     return exit_codes.OK

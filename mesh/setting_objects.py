@@ -7,8 +7,8 @@ and passed over, where the code itself would be refused; and so is the URL of so
 from __future__ import annotations
 
 import importlib
-import inspect
 import logging
+import types
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -16,6 +16,8 @@ from mesh import celery_names
 from mesh.exceptions import SettingsModuleNotFound, UnknownSetting, UnsupportedURL
 from mesh.setting_keys import KEYS, accepted, reason_without, spec_of
 from mesh.setting_layers import Layer
+
+_CODE: Final = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType)
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +109,7 @@ def _check_spelling(reading: _Reading, key: _Key) -> None:
 
 def _is_code(value: Any) -> bool:
     """What a module holds besides settings."""
-    return inspect.ismodule(value) or inspect.isclass(value) or inspect.isroutine(value)
+    return isinstance(value, _CODE)
 
 
 def _pass_over(reading: _Reading, key: _Key, reason: str) -> None:
