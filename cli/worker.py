@@ -80,6 +80,7 @@ LIMIT: Final = click.FloatRange(min=0, min_open=True, max=LIMIT_MAX_S, max_open=
     "--concurrency",
     metavar="N",
     type=click.IntRange(min=1),
+    allow_from_autoenv=False,  # MESH_WORKER_CONCURRENCY is the variable of a setting, and read as such
     help="Slots: tasks that run at once [default: the app's, else one per CPU].",
 )
 @click.option(

@@ -31,7 +31,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _MAIN_MODULES: Final = ("__main__", "__mp_main__")
-_APP_OPTIONS: Final = ("main", "broker", "backend", "include", "set_as_current")
+_APP_OPTIONS: Final = ("main", "broker", "backend", "include", "config_source", "namespace", "set_as_current")
 #: {setting: where it is set, as it is no keyword of Mesh}
 _SETTINGS_ELSEWHERE: Final = {spec.name: f"write app.conf.{spec.name} = ..." for spec in SETTINGS}
 _TASK_OPTIONS: Final = (
@@ -64,10 +64,14 @@ class Mesh:
         broker: str | None = None,
         backend: str | None = None,
         include: Iterable[str] | str | None = None,
+        config_source: Any = None,
+        namespace: str | None = None,
         set_as_current: bool = True,
         **unknown: Any,
     ) -> None:
         """`main` names tasks of a module that is run as a script. Nothing is connected or imported yet.
+
+        `config_source` is what `config_from_object` takes; `namespace` is the one it has where it names none.
 
         Raises:
             UnsupportedURL, InvalidSetting: a broker, backend or include that can't be.
@@ -78,6 +82,7 @@ class Mesh:
                 "Mesh", option, _APP_OPTIONS, {**_SETTINGS_ELSEWHERE, **celery_names.APP_OPTIONS}
             )
         self.main = main
+        self.namespace = namespace
         self.conf = Conf(self._changed)
         #: The tasks by name, as a mapping; for slots also by `tasks.find(name)`.
         self.tasks = Registry()
@@ -89,9 +94,27 @@ class Mesh:
         self._settings: Settings | None = None
         said = {"broker_url": broker, "result_backend": backend, "include": include}
         self.conf.update({name: value for name, value in said.items() if value is not None})
+        if config_source is not None:
+            self.config_from_object(config_source)
         _apps.add(self)
         if set_as_current:
             self.set_current()
+
+    # --- settings ----------------------------------------------------------------------------------
+
+    def config_from_object(
+        self, config: Any, silent: bool = False, force: bool = False, namespace: str | None = None
+    ) -> None:
+        """Takes settings from a module's name, `module:attribute`, an object or a mapping. As `Conf`'s."""
+        self.conf.config_from_object(config, silent, force, namespace or self.namespace)
+
+    def config_from_envvar(self, variable_name: str, silent: bool = False, force: bool = False) -> bool:
+        """As `config_from_object`, with what an environment variable names. Returns whether it names anything."""
+        return self.conf.config_from_envvar(variable_name, silent, force)
+
+    def add_defaults(self, defaults: Mapping[str, Any] | Callable[[], Mapping[str, Any]]) -> None:
+        """Sets defaults of the app's own, or a function that is asked for them when they are needed."""
+        self.conf.add_defaults(defaults)
 
     # --- tasks -------------------------------------------------------------------------------------
 

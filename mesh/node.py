@@ -32,6 +32,8 @@ HELLO_AGAIN_S: Final = 0.2
 LINGER_MS: Final = 500
 #: Seats beside those of the slots that work and their successors: for slots that leave slowly.
 SPARE_SEATS: Final = 2
+#: In an order: no slot stands in for one whose task waits.
+NO_STAND_INS: Final = -1
 
 
 class NodeOptions(NamedTuple):
@@ -91,10 +93,10 @@ class Node:
         for fd in (self._wakeup.fileno(), self._processes.fileno(), self._alarm_fd):
             self._poller.add(fd)
         size: int = info["concurrency"]
-        blocked_max: int = info.get("max_blocked", 0) if pool.stands_in else 0
-        seats = 2 * size + blocked_max + SPARE_SEATS
+        blocked_max: int = info.get("max_blocked", 0) if pool.stands_in else NO_STAND_INS
+        seats = 2 * size + max(0, blocked_max) + SPARE_SEATS
         self._page = _make_page(locate.pages_path(place.directory, os.getpid()), seats)
-        self._supervision = Supervision(size, blocked_max=blocked_max, seats=seats)
+        self._supervision = Supervision(size, blocked_max=max(0, blocked_max), seats=seats)
         self._enforcement = Enforcement(self._page, self._supervision)
         self._workforce = Workforce(
             Employment(self._order(pool, blocked_max), pool.forks, options.preload, options.argv, self._renewed),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, get_type_hints
 
 from mesh.exceptions import InvalidSetting, UnsupportedURL
+from mesh.masking import masked
 from mesh.messages import LIMIT_MAX_S
 
+#: What the environment variable of each setting begins with.
+VARIABLE_PREFIX: Final = "MESH_"
 _SCHEME: Final = "mesh://"
 _QUEUE_CHARS_MAX: Final = 200
 QUEUE_NAME_RULE: Final = "a queue name of 1 to 200 characters without spaces and commas that does not begin with '-'"
@@ -221,12 +225,21 @@ class SettingSpec(NamedTuple):
     reason: str  #: what it does, and why the default is what it is
     check: Callable[[Any], Any]
     fixed: bool = True  #: can't change while the app has a client
-    variable: str | None = None  #: environment variable that has the last word
 
     @property
     def default(self) -> Any:
         """The value where nobody says another."""
         return Settings._field_defaults[self.name]
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that says it."""
+        return f"{VARIABLE_PREFIX}{self.name.upper()}"
+
+    @property
+    def kind(self) -> Any:
+        """Its type, as `Settings` annotates it: `float | None`, `tuple[str, ...]`."""
+        return _kinds()[self.name]
 
 
 _NAME_OR_DIR: Final = "mesh://NAME or mesh:///an/absolute/directory"
@@ -236,12 +249,12 @@ SETTINGS: Final[tuple[SettingSpec, ...]] = (
     SettingSpec(
         "broker_url", "URL", _NAME_OR_DIR,
         "Which mesh this app belongs to. None is the mesh called `default`: one machine needs no configuration.",
-        _optional(_broker_url), variable="MESH_BROKER_URL",
+        _optional(_broker_url),
     ),
     SettingSpec(
         "result_backend", "URL", "'rpc://'",
         "Results go straight to the caller and are kept by the router that owns the task; there is no other store.",
-        _result_backend, variable="MESH_RESULT_BACKEND",
+        _result_backend,
     ),
     SettingSpec(
         "broker_connection_timeout", "s", "seconds above 0",
@@ -457,13 +470,20 @@ SETTINGS: Final[tuple[SettingSpec, ...]] = (
 )  # fmt: skip
 
 
-def check(spec: SettingSpec, value: Any) -> Any:
-    """The value as it is kept.
+def check(spec: SettingSpec, value: Any, where: str = "") -> Any:
+    """The value as it is kept. `where` says in an error who gave it; a secret is not repeated there.
 
     Raises:
         InvalidSetting, UnsupportedURL: it is outside what the setting allows.
     """
     try:
         return spec.check(value)
+    except UnsupportedURL as error:
+        raise UnsupportedURL(error.url, error.option, error.instead, where) from None
     except (ValueError, TypeError):
-        raise InvalidSetting(spec.name, value, spec.allowed) from None
+        raise InvalidSetting(spec.name, masked(spec.name, value), spec.allowed, where) from None
+
+
+@functools.cache
+def _kinds() -> dict[str, Any]:
+    return get_type_hints(Settings)

@@ -14,15 +14,17 @@ import math
 import os
 import resource
 import signal
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Generator
 from typing import Any, Final
 
-from mesh import ids, locate, messages, transport
+from mesh import ids, locate, messages, transport, waiting
 from mesh.core.limits import RunLimits
 from mesh.core.supervision import Says
 from mesh.core.work import Ended, Lease, Work, outcomes_message, results_message
+from mesh.exceptions import WouldDeadlock
 from mesh.execution import INTERRUPTED, Execution, Ran
 from mesh.interruption import Interruption
 from mesh.messages import Flag, Role
@@ -102,11 +104,15 @@ class Slot:
         #: Counts the links to routers, so that a late HELLO over an earlier one is told from the last.
         self._links = 0
         self._router: transport.Link | None = None
+        #: How many threads of the task wait for others.
+        self._waiting = 0
+        self._waiting_lock = threading.Lock()
 
     # --- the loop --------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Works in this thread until it has ended."""
+        waiting.set_host(self)
         try:
             steps = self._steps()
             step: Lease | float | None = next(steps, _OVER)
@@ -122,6 +128,7 @@ class Slot:
 
     async def run_async(self) -> None:
         """Works as a coroutine until it has ended."""
+        waiting.set_host(self)
         try:
             steps = self._steps()
             step: Lease | float | None = next(steps, _OVER)
@@ -197,6 +204,49 @@ class Slot:
             self._send(*outcomes_message(outcomes))
         if returned is not None:
             self._send(returned)
+
+    # --- waiting ---------------------------------------------------------------------------------
+
+    def begins_to_wait(self) -> None:
+        """The task waits for another one. As `waiting.Host`; several threads of a task may wait at once."""
+        if os.getpid() != self._pid:
+            return  # a process that the task has forked: it keeps no slot
+        with self._waiting_lock:
+            if not self._waiting:
+                self._block()
+            self._waiting += 1
+
+    def waited(self) -> None:
+        """The task goes on. As `waiting.Host`."""
+        if os.getpid() != self._pid:
+            return
+        with self._waiting_lock:
+            self._waiting -= 1
+            if not self._waiting:
+                self._say(self._says, blocked=False)
+                self._send(messages.Blocked(False))
+
+    def _block(self) -> None:
+        """Gives back what it has not begun, and has the node start a slot that stands in for it."""
+        most = self._order.blocked_max
+        if most < 0:
+            raise WouldDeadlock(
+                "get() in a task would wait for ever: the pool of this node has one slot, which the task keeps. "
+                "Run the node with -P prefork, or make a chain or a callback of it."
+            )
+        self._page.say(self._order.seat, self._says, blocked=True)
+        if self._page.blocked() > most:
+            self._page.say(self._order.seat, self._says, blocked=False)
+            raise WouldDeadlock(
+                f"get() in a task: {most} tasks of this node wait for others already, and worker_max_blocked allows no "
+                "more. Raise it, or make a chain or a callback of it."
+            )
+        self._flush()
+        if self._work.waiting:
+            self._return([lease.number for lease in self._work.waiting])
+            self._work.waiting.clear()
+        self._send(messages.Blocked(True))
+        self._ring()
 
     # --- running ---------------------------------------------------------------------------------
 

@@ -193,6 +193,17 @@ class Crew:
         # What it had begun is known once its process has ended: until then it keeps its leases and gets no others.
         consumer.quiet = True
 
+    def blocked(self, peer: bytes, said: m.Blocked, frames: tuple[Buffer, ...]) -> None:
+        """A slot's task waits for another one, which must not wait behind it."""
+        consumer = self._dispatch.consumers.get(peer)
+        if consumer is None:
+            self._outbox.need_hello(peer)
+            return
+        consumer.waits = said.blocked
+        if said.blocked and len(consumer.held) > 1 and not consumer.recalling:
+            self._dispatch.begin_recall(consumer, self._outbox.now)
+            self.recall(consumer)
+
     def slots_of_pid(self, pid: int) -> list[tuple[str, int]]:
         """The slot pages and indexes of the slots in this process."""
         found = [one for one in self._dispatch.consumers.values() if one.pid == pid]
@@ -309,7 +320,10 @@ class Crew:
         return pages
 
     def slots_ended(self, pid: int, begun: Mapping[int, int | None]) -> set[str]:
-        """The slots of this process are gone; `begun` as in `Owner.process_ended`. Returns the slot pages that nobody keeps any more for them."""
+        """The slots of this process are gone. Returns the slot pages that nobody keeps any more for them.
+
+        `begun` as in `Owner.process_ended`.
+        """
         page = self.forsaken.pop(pid, None)
         consumers = [one for one in self._dispatch.consumers.values() if one.pid == pid]
         self._moved(consumers, None, [])
@@ -319,7 +333,9 @@ class Crew:
             if is_kept and (consumer.node in self._membership.nodes or is_placeholder(consumer)):
                 self.dead_slots[consumer.peer] = (begun.get(consumer.index), self._outbox.now.mono_s + CAUSE_S)
             else:
-                self._dispatch.lost(consumer.peer, begun.get(consumer.index), f"node {consumer.node} was lost", node_lost=True)
+                self._dispatch.lost(
+                    consumer.peer, begun.get(consumer.index), f"node {consumer.node} was lost", node_lost=True
+                )
         return set() if page is None or is_kept else {page}
 
     def remove_pages(self, pages: set[str]) -> list[Effect]:

@@ -116,6 +116,7 @@ class Owner:
             (False, m.Received): self.intake.received,
             (False, m.Returned): self.runs.returned,
             (False, m.Started): self.runs.started,
+            (False, m.Blocked): self.crew.blocked,
             (False, m.Hello): self._hello,
             (False, m.Reconcile): self.intake.reconcile,
             (False, m.Ask): self.intake.ask,

@@ -48,7 +48,7 @@ class SlotOrder(NamedTuple):
     standby: bool = False  #: it waits for "go" before it joins a router
     tasks_max: int = 0  #: runs after which it leaves; 0 is without end
     memory_max_kib: int = 0  #: resident memory of its process above which it leaves after a run; 0 is without end
-    blocked_max: int = 0  #: slots of the node that may wait in a task at once
+    blocked_max: int = 0  #: slots of the node that may wait in a task at once; -1: none stands in for them
     shares_process: bool = False  #: other slots run in its process
 
 
