@@ -74,14 +74,19 @@ SETTINGS: Final = _table(
     ("task_create_missing_queues worker_enable_remote_control", _ALWAYS),
     ("task_reject_on_worker_lost", "a task whose process dies is run again within crash_budget; leave it out"),
     (
+        "task_store_eager_result",
+        "outcomes of eager calls are kept in their process until app.close(), and a router keeps those of its own "
+        "calls only; leave it out",
+    ),
+    (
         "worker_prefetch_multiplier worker_disable_prefetch worker_eta_task_limit",
         "slots are given as much work as they can begin at once; leave it out",
     ),
     (
         "task_annotations task_acks_on_failure task_acks_on_failure_or_timeout "
         "task_store_errors_even_if_ignored task_default_rate_limit "
-        "task_remote_tracebacks task_allow_error_cb_on_chord_header task_always_eager task_eager_propagates "
-        "task_store_eager_result task_queues task_routes task_inherit_parent_priority task_send_sent_event "
+        "task_remote_tracebacks task_allow_error_cb_on_chord_header "
+        "task_queues task_routes task_inherit_parent_priority task_send_sent_event "
         "result_extended result_cache_max worker_direct worker_pool worker_max_tasks_per_child "
         "worker_max_memory_per_child worker_disable_rate_limits worker_deduplicate_successful_tasks worker_lost_wait "
         "worker_proc_alive_timeout worker_timer_precision worker_state_db worker_send_task_events worker_pool_restarts "
