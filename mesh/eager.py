@@ -80,6 +80,13 @@ class _Frame(NamedTuple):
     buffer: bytes
 
 
+class _Raised(NamedTuple):
+    """What a task has raised."""
+
+    error: BaseException
+    expected: bool  #: the task lists it in `throws`
+
+
 class EagerClient:
     """What calls go to when nothing is sent.
 
@@ -131,6 +138,8 @@ class EagerClient:
             ending, pending.failure = None, TaskIdTaken(pending.custom_id)
         if throw and (ending is None or ending.status != Status.SUCCESS):
             self._raise(pending, ending, raised)
+        if raised is not None:
+            _log(name, pending.task_id, raised)
         return pending
 
     def batch(self) -> AbstractContextManager[None]:
@@ -151,8 +160,8 @@ class EagerClient:
 
     def _run(
         self, pending: PendingCall, record: list[Any], frames: tuple[_Frame, ...]
-    ) -> tuple[Ending, BaseException | None]:
-        """How the call has ended, and what its task raised last. What a caller may know of it is put down."""
+    ) -> tuple[Ending, _Raised | None]:
+        """How the call has ended, and what its task has failed for. What a caller may know of it is put down."""
         ending = None
         token = calling.eager_run.set(calling.EagerRun())
         try:
@@ -163,7 +172,7 @@ class EagerClient:
             calling.eager_run.reset(token)
             self._ended(pending, ending, bool(record[3] & Flag.IGNORE_RESULT))
 
-    def _run_until_it_ends(self, record: list[Any], frames: tuple[_Frame, ...]) -> tuple[Ran, BaseException | None]:
+    def _run_until_it_ends(self, record: list[Any], frames: tuple[_Frame, ...]) -> tuple[Ran, _Raised | None]:
         task_id, name, attempt, flags, body, _, options = record
         wanted, retries = options or {}, 0
         while not _has_expired(wanted):
@@ -178,23 +187,20 @@ class EagerClient:
         error = TaskRevokedError(f"task {name} was not run: it expired before it began")
         return Ran(Status.REVOKED, encode_exception(error, "")), None
 
-    def _run_once(self, record: list[Any], frames: tuple[_Frame, ...]) -> tuple[Ran, BaseException | None]:
+    def _run_once(self, record: list[Any], frames: tuple[_Frame, ...]) -> tuple[Ran, _Raised | None]:
         """One run, as in a slot. Ctrl-C is no outcome of the task here: it means the process.
 
         An Execution of its own for each run, as a task may call another, and several threads may call.
         """
-        raised: list[BaseException] = []
-
-        def on_error(name: str, task_id: bytes, error: BaseException, expected: bool) -> None:
-            raised.append(error)
-            if not isinstance(error, KeyboardInterrupt):
-                _log(name, task_id, error, expected)
-
-        ran = Execution(self._app.tasks, self._hostname, on_error).run(record, frames)
-        error = raised[-1] if raised else None
-        if isinstance(error, KeyboardInterrupt):
-            raise error
-        return ran, error
+        told: list[_Raised] = []
+        execution = Execution(
+            self._app.tasks, self._hostname, lambda name, _, error, expected: told.append(_Raised(error, expected))
+        )
+        ran = execution.run(record, frames)
+        raised = told[-1] if told else None
+        if raised is not None and isinstance(raised.error, KeyboardInterrupt):
+            raise raised.error
+        return ran, raised
 
     def _ended(self, pending: PendingCall, ending: Ending | None, ignored: bool) -> None:
         """An ignored outcome is nobody's, unless it is mesh that says the task was not run."""
@@ -205,12 +211,12 @@ class EagerClient:
                 pending.ending = ending
             self._news.notify_all()
 
-    def _raise(self, pending: PendingCall, ending: Ending | None, raised: BaseException | None) -> None:
+    def _raise(self, pending: PendingCall, ending: Ending | None, raised: _Raised | None) -> None:
         """Raises what `get()` would raise; its traceback leads into the task, for a debugger to follow."""
         shown = PendingCall(pending.task_id, pending.custom_id)
         shown.ending, shown.failure = ending, pending.failure
         failure = EagerResult[Any](shown, self, None).get(propagate=False)
-        raise failure.with_traceback(raised.__traceback__ if raised is not None else None)
+        raise failure.with_traceback(raised.error.__traceback__ if raised is not None else None)
 
     # --- as interfaces.ResultReader --------------------------------------------------------------
 
@@ -346,15 +352,15 @@ def _has_expired(options: dict[str, Any]) -> bool:
     return expires_wall_s is not None and expires_wall_s <= max(time.time(), options.get("eta", 0.0))
 
 
-def _log(name: str, task_id: bytes, error: BaseException, expected: bool) -> None:
+def _log(name: str, task_id: bytes, raised: _Raised) -> None:
     """As a slot logs a failure."""
-    text, shown = ids.to_text(task_id), traceback.format_exception_only(error)[-1].strip()
+    text, shown = ids.to_text(task_id), traceback.format_exception_only(raised.error)[-1].strip()
     logger.log(
-        logging.INFO if expected else logging.ERROR,
+        logging.INFO if raised.expected else logging.ERROR,
         "task %s[%s] raised %s",
         name,
         text,
         shown,
-        exc_info=None if expected else error,
+        exc_info=None if raised.expected else raised.error,
         extra={"action": "task_failed", "task": text},
     )
