@@ -8,23 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import logging
 import os
 import secrets
 import threading
-import time
-import traceback
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from mesh import calling, codec, ids
-from mesh.exceptions import TaskIdTaken, TaskRevokedError
-from mesh.execution import Execution, Ran
+from mesh import calling, ids
+from mesh.eager_run import Frame, Raised, copied, log_failure, run_to_its_end
+from mesh.exceptions import TaskIdTaken
 from mesh.interfaces import Ending, PendingCall, TaskState
-from mesh.messages import Assignment, Buffer, Flag, Replies, Tasks
+from mesh.messages import Assignment, Buffer, Flag, Replies
 from mesh.registry import Registry
-from mesh.remote_errors import encode_exception
 from mesh.results import AsyncResult
 from mesh.settings import Settings
 from mesh.states import PENDING, STATE_OF_STATUS, Status
@@ -34,8 +30,6 @@ if TYPE_CHECKING:
     from mesh.control import Control
 
 R = TypeVar("R")
-
-logger = logging.getLogger(__name__)
 
 #: Outcomes that can be read by id; the oldest go first. More than a test makes, and small ones are a few megabytes.
 KEPT_MAX: Final = 10_000
@@ -72,19 +66,6 @@ class App(Protocol):
     def has_real_client(self) -> bool:
         """It is made already."""
         ...
-
-
-class _Frame(NamedTuple):
-    """A buffer in the form in which a transport hands it over: a copy, read-only."""
-
-    buffer: bytes
-
-
-class _Raised(NamedTuple):
-    """What a task has raised."""
-
-    error: BaseException
-    expected: bool  #: the task lists it in `throws`
 
 
 class EagerClient:
@@ -132,14 +113,14 @@ class EagerClient:
         raised = None
         if self._admit(pending):
             record = [*Assignment(pending.task_id, name, 0, flags, body, len(frames or ()), options)]
-            ending, raised = self._run(pending, record, _copied(frames))
+            ending, raised = self._run(pending, record, copied(frames))
         else:
             assert pending.custom_id is not None
             ending, pending.failure = None, TaskIdTaken(pending.custom_id)
         if throw and (ending is None or ending.status != Status.SUCCESS):
             self._raise(pending, ending, raised)
         if raised is not None:
-            _log(name, pending.task_id, raised)
+            log_failure(name, pending.task_id, raised)
         return pending
 
     def batch(self) -> AbstractContextManager[None]:
@@ -158,49 +139,17 @@ class EagerClient:
                 del self._calls[next(iter(self._calls))]
             return True
 
-    def _run(
-        self, pending: PendingCall, record: list[Any], frames: tuple[_Frame, ...]
-    ) -> tuple[Ending, _Raised | None]:
+    def _run(self, pending: PendingCall, record: list[Any], frames: tuple[Frame, ...]) -> tuple[Ending, Raised | None]:
         """How the call has ended, and what its task has failed for. What a caller may know of it is put down."""
         ending = None
         token = calling.eager_run.set(calling.EagerRun())
         try:
-            ran, raised = self._run_until_it_ends(record, frames)
+            ran, raised = run_to_its_end(self._app.tasks, self._hostname, record, frames)
             ending = Ending(ran.status, ran.body, tuple(bytes(frame) for frame in ran.frames))
             return ending, raised
         finally:
             calling.eager_run.reset(token)
             self._ended(pending, ending, bool(record[3] & Flag.IGNORE_RESULT))
-
-    def _run_until_it_ends(self, record: list[Any], frames: tuple[_Frame, ...]) -> tuple[Ran, _Raised | None]:
-        task_id, name, attempt, flags, body, _, options = record
-        wanted, retries = options or {}, 0
-        while not _has_expired(wanted):
-            said = {**_received(task_id, name, wanted), "eager": True}
-            ran, raised = self._run_once([task_id, name, attempt, flags, body, len(frames), said], frames)
-            if ran.status != Status.RETRY:
-                return ran, raised
-            retries += 1
-            wanted = {**wanted, "eta": ran.eta_wall_s, "retries": retries}
-            if ran.call is not None:
-                body, frames = ran.call[0], _copied(ran.call[1])
-        error = TaskRevokedError(f"task {name} was not run: it expired before it began")
-        return Ran(Status.REVOKED, encode_exception(error, "")), None
-
-    def _run_once(self, record: list[Any], frames: tuple[_Frame, ...]) -> tuple[Ran, _Raised | None]:
-        """One run, as in a slot. Ctrl-C is no outcome of the task here: it means the process.
-
-        An Execution of its own for each run, as a task may call another, and several threads may call.
-        """
-        told: list[_Raised] = []
-        execution = Execution(
-            self._app.tasks, self._hostname, lambda name, _, error, expected: told.append(_Raised(error, expected))
-        )
-        ran = execution.run(record, frames)
-        raised = told[-1] if told else None
-        if raised is not None and isinstance(raised.error, KeyboardInterrupt):
-            raise raised.error
-        return ran, raised
 
     def _ended(self, pending: PendingCall, ending: Ending | None, ignored: bool) -> None:
         """An ignored outcome is nobody's, unless it is mesh that says the task was not run."""
@@ -211,7 +160,7 @@ class EagerClient:
                 pending.ending = ending
             self._news.notify_all()
 
-    def _raise(self, pending: PendingCall, ending: Ending | None, raised: _Raised | None) -> None:
+    def _raise(self, pending: PendingCall, ending: Ending | None, raised: Raised | None) -> None:
         """Raises what `get()` would raise; its traceback leads into the task, for a debugger to follow."""
         shown = PendingCall(pending.task_id, pending.custom_id)
         shown.ending, shown.failure = ending, pending.failure
@@ -332,35 +281,3 @@ def _throws(settings: Settings) -> bool:
     """Whether this call is to raise what its task raises."""
     run = calling.eager_run.get()
     return settings.task_eager_propagates if run is None or run.throw is None else run.throw
-
-
-def _copied(frames: Iterable[Buffer] | None) -> tuple[_Frame, ...]:
-    return tuple(_Frame(bytes(frame)) for frame in frames or ())
-
-
-def _received(task_id: bytes, name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The options of a call as they arrive in a slot."""
-    record = [*Assignment(task_id, name, 0, 0, b"", 0, options)]
-    tasks: Any = codec.decode(codec.encode(Tasks(1, 0, [record])))
-    received: dict[str, Any] = tasks.tasks[0][6]
-    return received
-
-
-def _has_expired(options: dict[str, Any]) -> bool:
-    """As the router sees it, which would let the call wait for its eta."""
-    expires_wall_s = options.get("expires")
-    return expires_wall_s is not None and expires_wall_s <= max(time.time(), options.get("eta", 0.0))
-
-
-def _log(name: str, task_id: bytes, raised: _Raised) -> None:
-    """As a slot logs a failure."""
-    text, shown = ids.to_text(task_id), traceback.format_exception_only(raised.error)[-1].strip()
-    logger.log(
-        logging.INFO if raised.expected else logging.ERROR,
-        "task %s[%s] raised %s",
-        name,
-        text,
-        shown,
-        exc_info=None if raised.expected else raised.error,
-        extra={"action": "task_failed", "task": text},
-    )
