@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Concatenate, Final, Literal, ParamSpec, TypeVar, cast, overload
 
 from mesh import calling, celery_names, results
-from mesh.calling import TaskOptions
+from mesh.calling import TaskOptions, eager_run
 from mesh.conf import Conf
 from mesh.exceptions import InvalidCall, UnknownAttribute
 from mesh.locate import locate
@@ -26,6 +26,7 @@ from mesh.task import Task, check_arguments, check_id, send
 if TYPE_CHECKING:
     from mesh.client import Client
     from mesh.control import Control
+    from mesh.eager import EagerClient
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -90,6 +91,7 @@ class Mesh:
         self._made: weakref.WeakSet[Task[..., Any]] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._client: Client | None = None
+        self._eager: EagerClient | None = None
         self._control: Control | None = None
         self._settings: Settings | None = None
         said = {"broker_url": broker, "result_backend": backend, "include": include}
@@ -200,8 +202,19 @@ class Mesh:
         return settings
 
     @property
-    def client(self) -> Client:
-        """The client through which this process calls; made on first use.
+    def client(self) -> Client | EagerClient:
+        """The client through which calls go from here: `real_client`, or one that runs them where they are eager.
+
+        Raises:
+            Exception: as `real_client`.
+        """
+        if self.settings.task_always_eager or eager_run.get() is not None:
+            return self._eager_client()
+        return self.real_client
+
+    @property
+    def real_client(self) -> Client:
+        """The client through which this process reaches the mesh; made on first use.
 
         Raises:
             InvalidMeshName, RouterNotPermitted, UnsupportedURL: the broker URL means no usable place.
@@ -214,6 +227,11 @@ class Mesh:
                 self._client = self._open_client(self.settings)
                 self.conf.mark_in_use(True)
             return self._client
+
+    @property
+    def has_real_client(self) -> bool:
+        """Whether the client is made."""
+        return self._client is not None
 
     @property
     def control(self) -> Control:
@@ -245,6 +263,7 @@ class Mesh:
         """Delivers what was sent and disconnects. A later call connects again; settings may change meanwhile."""
         with self._lock:
             client, self._client = self._client, None
+            self._eager = None
             self._renew()
         if client is not None:
             client.close()
@@ -262,6 +281,17 @@ class Mesh:
 
         return Client(locate(settings.broker_url), settings)
 
+    def _eager_client(self) -> EagerClient:
+        eager = self._eager
+        if eager is not None:
+            return eager
+        from mesh.eager import EagerClient
+
+        with self._lock:
+            if self._eager is None:
+                self._eager = EagerClient(self)
+            return self._eager
+
     def _changed(self) -> None:
         """A setting has changed."""
         self._settings = None
@@ -278,7 +308,7 @@ class Mesh:
         """In a forked child: leaves the parent's client alone. The lock may be held by a thread that is not here."""
         self._lock = threading.Lock()
         _inherited.append(self._client)
-        self._client = None
+        self._client = self._eager = None
         self._renew()
 
     def _register(self, function: Callable[..., Any], **options: Any) -> Task[..., Any]:

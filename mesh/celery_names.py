@@ -103,14 +103,19 @@ SETTINGS: Final = _table(
         "mesh is built of other parts, which can't be exchanged; leave it out",
     ),
     (
+        "task_store_eager_result",
+        "outcomes of eager calls are kept in their process until app.close(), and a router keeps those of its own "
+        "calls only; leave it out",
+    ),
+    (
         "worker_prefetch_multiplier worker_disable_prefetch worker_eta_task_limit",
         "slots are given as much work as they can begin at once; leave it out",
     ),
     (
         "task_annotations task_acks_on_failure task_acks_on_failure_or_timeout "
         "task_store_errors_even_if_ignored task_default_rate_limit "
-        "task_remote_tracebacks task_allow_error_cb_on_chord_header task_always_eager task_eager_propagates "
-        "task_store_eager_result task_queues task_routes task_inherit_parent_priority task_send_sent_event "
+        "task_remote_tracebacks task_allow_error_cb_on_chord_header "
+        "task_queues task_routes task_inherit_parent_priority task_send_sent_event "
         "result_extended worker_direct worker_disable_rate_limits worker_deduplicate_successful_tasks "
         "worker_send_task_events worker_pool_restarts worker_enable_soft_shutdown_on_idle "
         "worker_hijack_root_logger worker_log_color "

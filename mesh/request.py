@@ -73,7 +73,6 @@ class Request:
 
     __slots__ = ("_facts",)
 
-    is_eager = False
     utc = True
 
     def __init__(
@@ -140,6 +139,11 @@ class Request:
     def called_directly(self) -> bool:
         """The task was called like a function, not sent."""
         return self._facts.task_id is None
+
+    @property
+    def is_eager(self) -> bool:
+        """It runs in the process that called it; no slot of a mesh does."""
+        return bool(self._option("eager"))
 
     @property
     def ignore_result(self) -> bool:

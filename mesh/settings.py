@@ -38,6 +38,8 @@ class Settings(NamedTuple):
     task_time_limit: float | None = None
     task_soft_time_limit: float | None = None
     task_durability: str = "journaled"
+    task_always_eager: bool = False
+    task_eager_propagates: bool = False
     publish_unconfirmed_max: int = 100_000
     publish_timeout: float = 10.0
     result_expires: float | None = 86_400.0
@@ -324,6 +326,17 @@ SETTINGS: Final[tuple[SettingSpec, ...]] = (
         "death of every process of the host. 'synced': loss of power too, and its confirm waits for the disk. "
         "'journaled', because it costs calls no time.",
         _durability, fixed=False,
+    ),
+    SettingSpec(
+        "task_always_eager", "bool", "True or False",
+        "Run each call at once in the process that makes it, and send nothing: for tests. Off, because it is no task "
+        "queue then.",
+        _boolean, fixed=False,
+    ),
+    SettingSpec(
+        "task_eager_propagates", "bool", "True or False",
+        "Raise what an eager call's task raises where it is called. Off: `get()` raises it, as with a real call.",
+        _boolean, fixed=False,
     ),
     SettingSpec(
         "publish_unconfirmed_max", "calls", "a whole number from 1 to 10000000",

@@ -58,6 +58,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("router", "node", "slot", "client"),
     ("beat", "events"),
     ("canvas", "results", "control", "dead_letters"),
+    ("eager", "eager_run"),
     ("task",),
     ("app",),
     ("sim.*",),
