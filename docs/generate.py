@@ -151,6 +151,7 @@ _WAYS: Final = {
     messages.Receipt: "router → slot",
     messages.Started: "slot → router",
     messages.Returned: "slot → router",
+    messages.Blocked: "slot → router",
     messages.Recall: "router → node",
     messages.Recalled: "node → router",
     messages.SlotLost: "node → router",

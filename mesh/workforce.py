@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 #: Above any lease: withdraws everything a slot has not begun.
 ALL_LEASES: Final = 1 << 62
+#: Leases beyond the last one begun that a slot which is to leave may not begin: more than any slot is granted at once. The
+#: next slot in its seat numbers on from there.
+LEAVING_AHEAD: Final = 1 << 20
 #: Wait before a host that died, or could not load the app, is started again; doubled up to the longest.
 HOST_AGAIN_S: Final = 0.5
 HOST_AGAIN_MAX_S: Final = 30.0
@@ -168,8 +171,12 @@ class Workforce:
                 if isinstance(effect, Go):
                     host.go(effect.seat)
                 elif isinstance(effect, Retire):
-                    self._page.withdraw(effect.seat, ALL_LEASES)
+                    self._withdraw(effect.seat)
                     host.end(effect.seat)
+
+    def _withdraw(self, seat: int) -> None:
+        """This slot begins nothing more."""
+        self._page.withdraw(seat, self._page.begun(seat) + LEAVING_AHEAD)
 
     def _host_of(self, seat: int) -> Template | None:
         return self._hosts.get(self.supervision.generation_of(seat))
@@ -228,7 +235,7 @@ class Workforce:
         slots = self.supervision.slots_of(generation)
         # Its slots die with it in a moment. Until then they begin nothing that the reports do not count.
         for seat in slots:
-            self._page.withdraw(seat, ALL_LEASES)
+            self._withdraw(seat)
         time.sleep(SETTLE_S)
         self._poller.remove(host.fileno())
         del self._hosts[generation]
