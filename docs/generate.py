@@ -152,6 +152,7 @@ _WAYS: Final = {
     messages.Started: "slot → router",
     messages.Returned: "slot → router",
     messages.Blocked: "slot → router",
+    messages.Terminate: "router → node",
     messages.Recall: "router → node",
     messages.Recalled: "node → router",
     messages.SlotLost: "node → router",

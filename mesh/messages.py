@@ -325,6 +325,15 @@ class Recall(NamedTuple):
     upto: int
 
 
+class Terminate(NamedTuple):
+    """End what this slot runs, if it still runs this lease."""
+
+    slot: int
+    slot_pid: int
+    lease: int
+    signal: int
+
+
 class Recalled(NamedTuple):
     """Leases (begun, upto] of the slot are not begun and never will be."""
 
@@ -421,6 +430,7 @@ KINDS: Final[dict[int, type[tuple[Any, ...]]]] = {
     31: Recalled,
     32: SlotLost,
     33: Quiet,
+    34: Terminate,
     35: AskAdoptions,
     36: Adoptions,
     40: Request,
@@ -432,7 +442,7 @@ Message: TypeAlias = (
     Hello | HelloOk | HelloRefused | NeedHello | Bye | Malformed
     | Publish | Confirm | Received | Results | Reconcile | Missing | Ask | States
     | Tasks | Outcomes | Receipt | Started | Returned | Blocked
-    | Recall | Recalled | SlotLost | Quiet | AskAdoptions | Adoptions
+    | Recall | Recalled | SlotLost | Quiet | Terminate | AskAdoptions | Adoptions
     | Request | Reply | Replies
 )  # fmt: skip
 

@@ -309,6 +309,8 @@ class Node:
                 recalls.append(message)
             elif type(message) is messages.Request:
                 self._answer(message)
+            elif type(message) is messages.Terminate:
+                self._enforcement.terminate(self._workforce, message)
             elif type(message) is messages.HelloOk:
                 self._join(message)
             elif type(message) is messages.Malformed:

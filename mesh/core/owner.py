@@ -242,6 +242,7 @@ class Owner:
             self.ledger.next_deadline_mono_s(),
             self.paging.fetch_again_mono_s,
             self.adoption.next_deadline_mono_s(),
+            self.revocation.next_deadline_mono_s(),
         ):
             if moment is not None and (soonest is None or moment < soonest):
                 soonest = moment
@@ -333,16 +334,20 @@ class Owner:
             status = inquiry.status(self, now_mono_s - (self._started_mono_s or now_mono_s))
             self._outbox.effects.append(SendControl(peer, m.Replies(request.number, status, {})))
             return
-        answer = None
         if request.command == "revoke":
-            answer = self.revocation.answer(request.arguments)
-        elif request.command in self.graveyard.commands:
-            answer = self.graveyard.answer(request.command, request.arguments)
-        if answer is not None:
-            self.ledger.hurry()
-            self._promised.append((self.ledger.told, SendControl(peer, m.Replies(request.number, *answer))))
+            self.revocation.request(
+                request.arguments, request.timeout_s, lambda answer: self._promise(peer, request.number, answer)
+            )
+            return
+        if request.command in self.graveyard.commands:
+            self._promise(peer, request.number, self.graveyard.answer(request.command, request.arguments))
             return
         self._outbox.effects += self.membership.request(peer, request, now_mono_s)
+
+    def _promise(self, peer: bytes, number: int, answer: tuple[dict[str, Any], dict[str, str]]) -> None:
+        """What was changed on request is told once the journal holds it."""
+        self.ledger.hurry()
+        self._promised.append((self.ledger.told, SendControl(peer, m.Replies(number, *answer))))
 
     def _reply(self, peer: bytes, reply: m.Reply, frames: tuple[Buffer, ...]) -> None:
         inquiry.add_what_the_owner_knows(self, reply)
@@ -391,6 +396,7 @@ class Owner:
         if self.crew.dead_slots:
             self.crew.give_up_waiting_for_causes()
         self.adoption.tick()
+        self.revocation.tick()
         dispatch.tick(now)
         self._assign(now)
         for consumer in dispatch.stale(now):
