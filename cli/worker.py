@@ -54,6 +54,15 @@ def queue_names(text: str) -> tuple[str, ...]:
     return names(text)
 
 
+def slot_range(text: str) -> tuple[int, int]:
+    """`most,least` in either order, or the most alone, as `--autoscale` takes it."""
+    numbers = text.split(",")
+    if not 1 <= len(numbers) <= 2 or not all(one.strip().isdecimal() for one in numbers) or not any(map(int, numbers)):
+        raise click.BadParameter(f"{text!r} is no range of slots: give MAX,MIN, such as 10,3, or MAX alone.")
+    least, most = sorted(int(one) for one in (*numbers, "0")[:2])
+    return most, least
+
+
 LIMIT: Final = click.FloatRange(min=0, min_open=True, max=LIMIT_MAX_S, max_open=True)
 
 
@@ -105,6 +114,12 @@ LIMIT: Final = click.FloatRange(min=0, min_open=True, max=LIMIT_MAX_S, max_open=
     help="Import the app once and fork slots from there, or in each slot.",
 )
 @click.option(
+    "--autoscale",
+    metavar="MAX,MIN",
+    type=slot_range,
+    help="Have between MIN (0) and MAX slots, as many as there is work for [default: the app's worker_autoscale].",
+)
+@click.option(
     "--max-tasks-per-child",
     metavar="N",
     type=click.IntRange(min=1),
@@ -142,6 +157,7 @@ def command(
     preload: bool,
     max_tasks_per_child: int | None,
     max_memory_per_child: int | None,
+    autoscale: tuple[int, int] | None,
     queues: tuple[str, ...] | None,
     time_limit: float | None,
     soft_time_limit: float | None,
@@ -174,6 +190,7 @@ def command(
         "soft_time_limit": soft_time_limit,
         "max_tasks_per_child": max_tasks_per_child,
         "max_memory_per_child": max_memory_per_child,
+        "autoscale": autoscale,
     }
     load, maker = _loader(state, include, said), Slots()
     become_what_was_ordered(HostPlan(load, pool, maker))
@@ -226,6 +243,8 @@ def _loader(state: State, include: tuple[str, ...], said: dict[str, Any]) -> Cal
             "max_tasks_per_child": said["max_tasks_per_child"] or settings.worker_max_tasks_per_child,
             "max_memory_per_child": said["max_memory_per_child"] or settings.worker_max_memory_per_child,
             "max_blocked": settings.worker_max_blocked,
+            "autoscale": said["autoscale"] or settings.worker_autoscale,
+            "autoscale_idle_s": settings.worker_autoscale_idle,
             "soft_shutdown_s": settings.worker_soft_shutdown_timeout,
             "shutdown_s": settings.worker_shutdown_timeout,
         }
@@ -245,6 +264,11 @@ def _load_app(state: State, include: tuple[str, ...]) -> Mesh:
     return app
 
 
+def _slots(info: dict[str, Any]) -> str:
+    scale = info.get("autoscale")
+    return f"{{min={scale[1]}, max={scale[0]}}}" if scale else str(info["concurrency"])
+
+
 def banner(name: str, info: dict[str, Any], with_tasks: bool) -> str:
     """What a node says of itself before it is ready."""
     limits = [f"{what} {s:g} s" for what, s in zip(("hard", "soft"), info["limits"], strict=True) if s]
@@ -254,7 +278,7 @@ def banner(name: str, info: dict[str, Any], with_tasks: bool) -> str:
         "[config]",
         f".> app:         {info['app']}",
         f".> mesh:        {info['mesh']} in {info['directory']}",
-        f".> concurrency: {info['concurrency']} ({info['pool']})",
+        f".> concurrency: {_slots(info)} ({info['pool']})",
         *([f".> time limits: {', '.join(limits)}"] if limits else []),
         "",
         "[queues]",

@@ -153,6 +153,7 @@ _WAYS: Final = {
     messages.Returned: "slot → router",
     messages.Blocked: "slot → router",
     messages.Terminate: "router → node",
+    messages.Demand: "router → node",
     messages.Recall: "router → node",
     messages.Recalled: "node → router",
     messages.SlotLost: "node → router",

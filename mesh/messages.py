@@ -334,6 +334,12 @@ class Terminate(NamedTuple):
     signal: int
 
 
+class Demand(NamedTuple):
+    """So many tasks wait in the node's queues: for a node that has as many slots as it needs."""
+
+    tasks: int
+
+
 class Recalled(NamedTuple):
     """Leases (begun, upto] of the slot are not begun and never will be."""
 
@@ -431,6 +437,7 @@ KINDS: Final[dict[int, type[tuple[Any, ...]]]] = {
     32: SlotLost,
     33: Quiet,
     34: Terminate,
+    37: Demand,
     35: AskAdoptions,
     36: Adoptions,
     40: Request,
@@ -442,7 +449,7 @@ Message: TypeAlias = (
     Hello | HelloOk | HelloRefused | NeedHello | Bye | Malformed
     | Publish | Confirm | Received | Results | Reconcile | Missing | Ask | States
     | Tasks | Outcomes | Receipt | Started | Returned | Blocked
-    | Recall | Recalled | SlotLost | Quiet | Terminate | AskAdoptions | Adoptions
+    | Recall | Recalled | SlotLost | Quiet | Terminate | Demand | AskAdoptions | Adoptions
     | Request | Reply | Replies
 )  # fmt: skip
 

@@ -49,7 +49,8 @@ class Settings(NamedTuple):
     worker_pool: str = "prefork"
     worker_max_tasks_per_child: int | None = None
     worker_max_memory_per_child: int | None = None
-    worker_autoscale: tuple[int, int] | None = None
+    worker_autoscale: tuple[int, ...] | None = None
+    worker_autoscale_idle: float = 30.0
     worker_max_blocked: int = 16
     worker_shutdown_timeout: float | None = None
     worker_soft_shutdown_timeout: float | None = None
@@ -392,6 +393,11 @@ SETTINGS: Final[tuple[SettingSpec, ...]] = (
         "worker_autoscale", "slots", "(most, least), or None for a fixed number",
         "Between how many slots a node has as many as it needs. None: idle slots cost next to nothing.",
         _optional(_autoscale),
+    ),
+    SettingSpec(
+        "worker_autoscale_idle", "s", "seconds above 0",
+        "How long a slot that `worker_autoscale` has added may be without work before it leaves. 30 s, as in Celery.",
+        _seconds,
     ),
     SettingSpec(
         "worker_max_blocked", "slots", "a whole number from 0",

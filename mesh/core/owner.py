@@ -17,6 +17,7 @@ from mesh.core.adoption import Adoption
 from mesh.core.answers import Answers
 from mesh.core.callers import Caller
 from mesh.core.crew import Crew
+from mesh.core.demand import Demands
 from mesh.core.dispatch import EXPIRED, REVOKED, TIMED_OUT, Budgets, Dispatch
 from mesh.core.effects import Effect, Send, SendControl, WatchProcess
 from mesh.core.graveyard import Graveyard
@@ -97,6 +98,7 @@ class Owner:
         self.graveyard = Graveyard(limits, self.dispatch, self.outcomes, self.ledger, outbox, self.admission.names)
         self.runs = Runs(self.dispatch, self.answers, self.ledger, self.graveyard, outbox)
         self.crew = Crew(self.dispatch, self.membership, outbox, begun_elsewhere)
+        self.demands = Demands(self.dispatch, self.membership)
         self.revocation = Revocation(self.intake, self.dispatch, self.crew, self.ledger, outbox, self.paging.revoke)
         #: (how many news the journal must hold, reply): what was changed on request is told when it is there for good.
         self._promised: deque[tuple[int, SendControl]] = deque()
@@ -243,6 +245,7 @@ class Owner:
             self.paging.fetch_again_mono_s,
             self.adoption.next_deadline_mono_s(),
             self.revocation.next_deadline_mono_s(),
+            self.demands.next_deadline_mono_s(),
         ):
             if moment is not None and (soonest is None or moment < soonest):
                 soonest = moment
@@ -410,6 +413,7 @@ class Owner:
             effects += runs.take_receipts()
         effects += self.intake.take_confirms()
         effects += self.membership.tick(now.mono_s)
+        effects += self.demands.tick(now.mono_s)
         return effects
 
     def _assign(self, now: Now) -> None:
