@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from mesh import ids
@@ -27,6 +28,8 @@ class _Runs(threading.local):
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
+        #: Called once each when the outermost run ends.
+        self.at_end: list[Callable[[], None]] = []
 
 
 _runs = _Runs()
@@ -48,13 +51,31 @@ def enter_request(
 
 def leave_request() -> None:
     """This thread ends the run it began last."""
-    _runs.stack.pop()
+    runs = _runs
+    runs.stack.pop()
+    if runs.at_end and not runs.stack:
+        at_end, runs.at_end = runs.at_end, []
+        for call in at_end:
+            call()
+
+
+def when_run_ends(call: Callable[[], None]) -> None:
+    """Has this called, once, when the run that this thread is in has ended. It must not raise."""
+    _runs.at_end.append(call)
 
 
 def current_name() -> str | None:
     """The name of the task that this thread runs."""
     stack = _runs.stack
     return stack[-1][1] if stack else None
+
+
+def current_run() -> tuple[bytes, str] | None:
+    """Id and name of the task that this thread runs. One that is called like a function is part of its caller."""
+    for facts in reversed(_runs.stack):
+        if facts[0] is not None:
+            return facts[0], facts[1]
+    return None
 
 
 def request_of(name: str) -> Request:

@@ -13,6 +13,7 @@ _SCHEME: Final = "mesh://"
 _QUEUE_CHARS_MAX: Final = 200
 QUEUE_NAME_RULE: Final = "a queue name of 1 to 200 characters without spaces and commas that does not begin with '-'"
 PRIORITY_RULE: Final = "a whole number from 0 to 9; higher runs first"
+LOG_LEVEL_RULE: Final = "'DEBUG', 'INFO', 'WARNING', 'ERROR' or 'CRITICAL'"
 DURABILITIES: Final = ("none", "journaled", "synced")
 DURABILITY_RULE: Final = "'none', 'journaled' or 'synced'"
 
@@ -40,6 +41,8 @@ class Settings(NamedTuple):
     results_max_bytes: int = 256 << 20
     result_persistent: bool = False
     worker_concurrency: int | None = None
+    worker_redirect_stdouts: bool = True
+    worker_redirect_stdouts_level: str = "WARNING"
     crash_budget: int = 3
     lost_budget: int = 20
     queue_max_tasks: int = 20_000_000
@@ -155,6 +158,13 @@ def _modules(value: Any) -> tuple[str, ...]:
     if not all(isinstance(name, str) and name for name in names):
         raise ValueError
     return names
+
+
+def _log_level(value: Any) -> str:
+    name = str(value).upper()
+    if name not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
+        raise ValueError
+    return name
 
 
 def _timezone(value: Any) -> str:
@@ -323,6 +333,18 @@ SETTINGS: Final[tuple[SettingSpec, ...]] = (
         "worker_concurrency", "slots", "a whole number from 1, or None for the number of CPUs",
         "Slots of a node that is started without -c.",
         _optional(_whole(1)),
+    ),
+    SettingSpec(
+        "worker_redirect_stdouts", "bool", "True or False",
+        "What tasks print goes into the node's log, with the task's id and a record for each line. On, so that a line "
+        "can be told from those of other tasks; False leaves stdout and stderr as they are.",
+        _boolean, fixed=False,
+    ),
+    SettingSpec(
+        "worker_redirect_stdouts_level", "level", LOG_LEVEL_RULE,
+        "At which level the log has what tasks print. 'WARNING', as in Celery: at the level that a node has by default "
+        "it is there.",
+        _log_level, fixed=False,
     ),
     SettingSpec(
         "crash_budget", "deaths", "a whole number from 0",

@@ -1,0 +1,193 @@
+"""What tasks print becomes log records, which name the task: one a line.
+
+`capture` replaces `sys.stdout` and `sys.stderr` of a slot, once. Whose text it is is asked when something is written,
+so a task that prints nothing costs nothing. What C code and subprocesses write to the descriptors 1 and 2 goes there as
+ever.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+import threading
+from collections.abc import Iterable
+from typing import Any, Final, TextIO
+
+from mesh import ids
+from mesh.request import current_run, when_run_ends
+
+#: A line is cut here, so that text without line ends takes no more memory than this.
+LINE_CHARS_MAX: Final = 1 << 16
+
+Run = tuple[bytes, str]  #: id and name of a task
+
+
+def capture(level: int) -> None:
+    """From now on what this process prints is logged at this level, as `mesh.task.stdout` and `mesh.task.stderr`."""
+    sys.stdout = LoggedStream(sys.stdout, logging.getLogger("mesh.task.stdout"), level)
+    sys.stderr = LoggedStream(sys.stderr, logging.getLogger("mesh.task.stderr"), level)
+
+
+class _Line(threading.local):
+    """The line that a thread has begun."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.run: Run | None = None  #: whose text it is
+        self.is_awaited = False  #: the end of the run will end it
+        self.is_logging = False  #: what is written now comes from the logging of a line
+
+
+class LoggedStream(io.TextIOBase):
+    """A text stream whose lines are logged. Any thread may write to it; each has a line of its own."""
+
+    def __init__(self, behind: TextIO, logger: logging.Logger, level: int) -> None:
+        """`behind` is what it stands for: it has the descriptor, and gets what logging itself has to say."""
+        self._behind = behind
+        self._logger = logger
+        self._level = level
+        self._line = _Line()
+        self.buffer: Final = _Bytes(self)
+
+    def write(self, text: str) -> int:
+        """Logs the lines that end in it; what is behind the last line end waits for more, or for the end of the run."""
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        line = self._line
+        if line.is_logging:
+            self._write_behind(text)
+            return len(text)
+        run = current_run()
+        if line.text and line.run != run:
+            self._end_line()
+        *whole, begun = (line.text + text).split("\n")
+        line.run, line.text = run, ""
+        for one in whole:
+            self._log(one, run)
+        line.text = _last_overwritten(begun)
+        if len(line.text) > LINE_CHARS_MAX:
+            self._end_line()
+        elif line.text and run is not None and not line.is_awaited:
+            line.is_awaited = True
+            when_run_ends(self._end_run)
+        return len(text)
+
+    def writelines(self, lines: Iterable[str], /) -> None:  # type: ignore[override]
+        """As `write` of each."""
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        """In a task nothing: a line is logged when it ends. Outside of one a line that has no end is logged."""
+        if not self._line.is_logging and current_run() is None:
+            self._end_line()
+
+    def _end_run(self) -> None:
+        self._line.is_awaited = False
+        self._end_line()
+
+    def _end_line(self) -> None:
+        line = self._line
+        text, line.text = line.text, ""
+        self._log(text, line.run)
+
+    def _log(self, text: str, run: Run | None) -> None:
+        text = _last_overwritten(text.rstrip())
+        if not text:
+            return
+        fields = {} if run is None else {"task": ids.to_text(run[0]), "task_name": run[1]}
+        self._line.is_logging = True
+        try:
+            self._logger.log(self._level, "%s", text, extra=fields)
+        finally:
+            self._line.is_logging = False
+
+    def _write_behind(self, text: str) -> None:
+        try:
+            self._behind.write(text)
+            self._behind.flush()
+        except (OSError, ValueError):  # it is closed or full: there is nobody left to tell
+            pass
+
+    # --- what else a stream has --------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Stays open: whoever closes it is one task of many."""
+
+    def fileno(self) -> int:
+        """The descriptor, for subprocesses: what is written there is not logged."""
+        return self._behind.fileno()
+
+    def isatty(self) -> bool:
+        """No."""
+        return False
+
+    def writable(self) -> bool:
+        """Yes."""
+        return True
+
+    def reconfigure(self, **options: Any) -> None:
+        """Nothing: there is no encoding, and lines are its buffer."""
+
+    @property
+    def name(self) -> str:
+        """As before."""
+        return self._behind.name
+
+    @property
+    def mode(self) -> str:
+        """For writing."""
+        return "w"
+
+    @property
+    def line_buffering(self) -> bool:
+        """Yes."""
+        return True
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """Any character can be written."""
+        return "utf-8"
+
+    @property
+    def errors(self) -> str:  # type: ignore[override]
+        """Any character can be written."""
+        return "backslashreplace"
+
+
+class _Bytes(io.RawIOBase):
+    """The stream for who writes bytes."""
+
+    def __init__(self, stream: LoggedStream) -> None:
+        self._stream = stream
+
+    def write(self, data: Any) -> int:
+        """As text, whatever it is."""
+        content = bytes(data)
+        self._stream.write(content.decode(errors="backslashreplace"))
+        return len(content)
+
+    def flush(self) -> None:
+        """As the stream's."""
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Stays open."""
+
+    def fileno(self) -> int:
+        """As the stream's."""
+        return self._stream.fileno()
+
+    def isatty(self) -> bool:
+        """No."""
+        return False
+
+    def writable(self) -> bool:
+        """Yes."""
+        return True
+
+
+def _last_overwritten(text: str) -> str:
+    r"""What a terminal would show of a line: what is behind its last \r, save those at its end. So progress bars draw."""
+    return text[text.rstrip("\r").rfind("\r") + 1 :] if "\r" in text else text
