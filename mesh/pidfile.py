@@ -93,7 +93,9 @@ def _remove_stale(path: str) -> None:
         try:
             pid = int(file.read(32))
         except ValueError:
-            raise PidfileTaken(path, "there is one that holds no pid. Look whose it is, and remove it.") from None
+            pid = 0
+        if pid <= 0:
+            raise PidfileTaken(path, "there is one that holds no pid. Look whose it is, and remove it.")
         if _is_alive(pid):
             raise PidfileTaken(
                 path, f'process {pid} has it, and runs. Stop it with "kill {pid}", or give another path.'
@@ -107,18 +109,23 @@ def _read(path: str) -> int:
 
 
 def _is_alive(pid: int) -> bool:
-    """Whether another process of this number runs. Where each start has the same pid (a container) it is our own."""
+    """Whether another process of this number runs. Where each start has the same pid (a container) it is our own.
+
+    One that is dead but not yet reaped does not run: in a container that may take for ever.
+    """
     if pid == os.getpid():
         return False
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
     except PermissionError:
-        return True
-    except OverflowError:
+        pass
+    except (ProcessLookupError, OverflowError):
         return False
-    return True
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:  # other people's processes are hidden here
+        return True
 
 
 def _is_at(fd: int, path: str) -> bool:

@@ -189,5 +189,5 @@ class _Bytes(io.RawIOBase):
 
 
 def _last_overwritten(text: str) -> str:
-    r"""What a terminal would show of a line: what is behind its last \r, save those at its end. So progress bars draw."""
+    r"""What a terminal would show of a line: what is behind its last \r, save those at its end. For progress bars."""
     return text[text.rstrip("\r").rfind("\r") + 1 :] if "\r" in text else text

@@ -57,7 +57,7 @@ def test_one_of_a_process_that_runs_is_left_alone(path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("content", ["", "pid\n"])
+@pytest.mark.parametrize("content", ["", "pid\n", "0\n", "-1\n"])
 def test_one_that_holds_no_pid_is_not_touched(path: Path, content: str) -> None:
     path.write_text(content)
     with pytest.raises(pidfile.PidfileTaken, match=r"holds no pid\. Look whose it is, and remove it"):
@@ -116,3 +116,15 @@ def test_of_many_who_replace_a_stale_one_at_once_one_succeeds(path: Path) -> Non
     # Then one has it
     assert sorted(said) == ["mine", *["taken"] * 5]
     assert holder == f"{racers[said.index('mine')].pid}\n"
+
+
+def test_one_of_a_dead_process_that_nobody_has_reaped_is_stale(path: Path) -> None:
+    # Given a zombie
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    path.write_text(f"{process.pid}\n")
+
+    # When / Then
+    with pidfile.held(str(path)):
+        assert path.read_text() == f"{os.getpid()}\n"
+    process.wait()
