@@ -432,7 +432,7 @@ def test_a_node_says_what_it_is_then_that_it_is_ready_and_stops_in_order(
     start_node: Callable[..., Node], mesh_dir: Path, number: int
 ) -> None:
     # Given a node with a lower-case level under Celery's other letter
-    node = start_node("-L", "info", "-Q", "mail,celery", "-n", "w1").ready()
+    node = start_node("-L", "info", "-Q", "mail,images,celery", "-X", "images", "-n", "w1").ready()
 
     # When it is told to stop
     code = node.stop(number)

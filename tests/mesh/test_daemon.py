@@ -180,6 +180,7 @@ def test_a_pidfile_that_is_somebody_else_s_by_now_stays(background: Background) 
     [
         ("no app", "nowhere", (), 2, "Error: no mesh app found at 'nowhere'"),
         ("a setting that is none", PROJECT, (".concurency=3",), 2, "unknown setting 'worker_concurency': did you mean"),
+        ("no queue", PROJECT, ("-X", "celery"), 2, "exclude_queues='celery' is not possible: give --queues too"),
         ("a directory that is none", PROJECT, ("--pidfile", "/nonexistent/%n.pid"), 73, "/nonexistent/w1.pid can't be"),
         ("a log that can't be", PROJECT, ("-f", "/nonexistent/%n.log"), 73, "/nonexistent/w1.log can't be opened: No"),
         ("a log in a letter that is none", PROJECT, ("-f", "%x.log"), 2, "logfile='%x.log' is not possible"),
