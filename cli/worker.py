@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from mesh.app import Mesh
     from mesh.template import LoadedApp, SlotOrder
 
+logger = logging.getLogger("mesh")
+
 LIMIT: Final = click.FloatRange(min=0, min_open=True, max=LIMIT_MAX_S, max_open=True)
 
 
@@ -163,7 +165,10 @@ def _run_slot(app: LoadedApp, order: SlotOrder, lifeline_fd: int) -> None:
     from mesh import task_output
     from mesh.slot import run_slot
 
-    logs.enter_child(order.slot + 1)
+    try:
+        logs.enter_child(order.slot + 1)
+    except OSError as error:
+        logger.error("no log of its own for slot %d: %s", order.slot, error, extra={"action": "log_unavailable"})
     if app.info["redirect_stdouts"]:
         task_output.capture(logs.level_number(app.info["redirect_stdouts"]))
     run_slot(app, order, lifeline_fd)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pwd
 import shutil
@@ -197,6 +198,16 @@ def test_the_starter_says_why_a_node_does_not_become_ready(
     assert says in started.err
     assert started.err.count("Error: ") == 1
     assert not background.path("w1.pid").exists()
+
+
+def test_the_log_of_a_node_that_does_not_become_ready_has_the_error_in_its_form(background: Background) -> None:
+    # When a node is started that can't be, with a log for programs
+    started = background.node("--log-format", "json", app="nowhere")
+
+    # Then the error is a record
+    (record,) = (json.loads(line) for line in background.path("w1.log").read_text().splitlines())
+    assert (record["level"], record["action"]) == ("error", "failed")
+    assert started.err == f"Error: {record['msg']}\n"
 
 
 def test_the_starter_says_that_a_node_was_killed_before_it_was_ready(background: Background, tmp_path: Path) -> None:

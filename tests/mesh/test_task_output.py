@@ -133,6 +133,17 @@ def test_each_slot_has_a_file_of_its_own_where_that_is_wanted(host: Host, app: M
     assert "ready" in (tmp_path / "n1.log").read_text()
 
 
+def test_a_slot_without_a_file_of_its_own_logs_with_the_node(host: Host, app: Mesh, tmp_path: Path) -> None:
+    # Given a node whose slot can't open its file
+    (tmp_path / "n1-1.log").mkdir()
+    host.start_node("n1", slots=1, options=[*PRINTING, "-f", str(tmp_path / "%n%I.log")])
+
+    # When a task prints, then that is in the node's file, with the reason
+    printing.say.delay("hello").get(DEADLINE_S)
+    assert "hello" in (tmp_path / "n1.log").read_text()
+    assert "no log of its own for slot 0" in (tmp_path / "n1.log").read_text()
+
+
 def test_a_node_goes_on_in_a_new_file_after_a_rotation(host: Host, app: Mesh, tmp_path: Path) -> None:
     # Given a node whose log has something in it
     log, old = tmp_path / "n1.log", tmp_path / "n1.log.1"
