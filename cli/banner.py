@@ -16,7 +16,7 @@ def banner(name: str, info: dict[str, Any], log: str, with_tasks: bool) -> str:
         "mesh": f"{info['mesh']} in {info['directory']}",
         "router": _router(locate.Place(info["mesh"], info["directory"], False)),
         "key": "none: this host only",
-        "concurrency": f"{info['concurrency']} (prefork)",
+        "concurrency": f"{info['concurrency']} ({info['pool']})",
         "time limits": _limits(info["limits"]),
         "log": log,
     }

@@ -107,7 +107,9 @@ def command(
 def _app(state: State) -> Mesh:
     from mesh.app import Mesh
 
-    return state.find_app() or Mesh("mesh", set_as_current=False)
+    app = state.find_app() or Mesh("mesh", set_as_current=False)
+    app.conf.task_always_eager = False  # whoever types the command means the mesh
+    return app
 
 
 def _wait(result: AsyncResult[Any], timeout: float | None, json_out: bool) -> int:

@@ -39,6 +39,10 @@ class DaemonOptions(NamedTuple):
     gid: str | None
     umask: int | None
 
+    def of_host(self) -> DaemonOptions:
+        """Those of a process that a node starts with its own command line: the node has done the rest."""
+        return DaemonOptions(self.loglevel, self.log_format, self.logfile, False, None, None, None, None)
+
 
 def octal(text: str) -> int:
     """A umask."""
@@ -155,6 +159,7 @@ def _open_log(name: str, options: DaemonOptions, identity: Identity | None) -> L
     try:
         if pattern is None and options.detach:
             pattern = f"{_default_directory()}/{_DEFAULT_LOG}"
+            os.environ[f"{click.get_current_context().auto_envvar_prefix}_LOGFILE"] = pattern  # see `of_host`
         if identity is not None and pattern is not None:
             _make_for(identity, _log_path(pattern, name, 0))
         if identity is not None:

@@ -21,7 +21,7 @@ from .help import CONTEXT, examples
 from .interruption import Interruption
 from .options import json_option
 from .state import State
-from .throwaway import ThrowAwayMesh
+from .throwaway import ThrowAwayMesh, forget_settings
 
 T = TypeVar("T")
 
@@ -76,6 +76,7 @@ def command(state: State, *, nodes: int, concurrency: int | None, path: str | No
 
     No other mesh is touched, and nothing is left behind, also after Ctrl-C.
     """
+    forget_settings()
     work = _find_work(path)
     slots = concurrency or max(1, len(os.sched_getaffinity(0)) // nodes)
     with Interruption() as interruption, ThrowAwayMesh("mesh-demo") as mesh, census.app:

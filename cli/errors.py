@@ -15,6 +15,7 @@ from mesh.exceptions import (
     InvalidCall,
     MeshError,
     RouterUnreachable,
+    SettingsModuleNotFound,
     TaskModuleNotFound,
     UnserialisableArgument,
 )
@@ -29,6 +30,7 @@ _GLOBAL: Final = {
     "--app": True,
     "-b": True,
     "--broker": True,
+    "--config": True,
     "--workdir": True,
     "-C": False,
     "--no-color": False,
@@ -88,7 +90,7 @@ def of_mesh(error: MeshError, colour: bool | None) -> int:
 
 def _trace_of_the_app(error: MeshError) -> str:
     """Where the user's module fails, when it does."""
-    if not isinstance(error, TaskModuleNotFound):
+    if not isinstance(error, TaskModuleNotFound | SettingsModuleNotFound):
         return ""
     trim(error)
     return "".join(traceback.format_exception(error.__cause__)) if error.__cause__ is not None else ""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
+from mesh import setting_files
 from mesh.exceptions import MeshError
 from mesh.version import VERSION
 
@@ -30,6 +31,7 @@ COMMANDS: Final = {
     "inspect": "Ask the nodes what they do.",
     "journal": "Look into what this host's router keeps on disk, or compact it.",
     "router": "Run this host's router in the foreground.",
+    "settings": "Show the settings in force, and where each comes from.",
     "status": "Show the router, the nodes and the queues.",
     "worker": "Run a node: it executes tasks.",
 }
@@ -91,8 +93,14 @@ def _no_colour(ctx: click.Context, param: click.Parameter, wanted: bool) -> None
     "-b",
     "--broker",
     metavar="URL",
-    envvar="MESH_BROKER_URL",
+    allow_from_autoenv=False,  # MESH_BROKER_URL is the variable of a setting, and read as such
     help="The mesh: mesh://NAME or mesh:///a/directory [default: mesh://default].",
+)
+@click.option(
+    "--config",
+    metavar="FILE",
+    envvar=setting_files.VARIABLE,
+    help="File of settings, TOML [default: mesh.toml, and [tool.mesh] of pyproject.toml].",
 )
 @click.option(
     "--workdir", metavar="DIR", type=click.Path(exists=True, file_okay=False), help="Change to this directory first."
@@ -109,16 +117,21 @@ def _no_colour(ctx: click.Context, param: click.Parameter, wanted: bool) -> None
 @click.option("-q", "--quiet", is_flag=True, help="Print less: no banner, no counts.")
 @click.version_option(VERSION, "--version", prog_name="mesh", message="%(prog)s %(version)s")
 @click.pass_context
-def root(ctx: click.Context, *, target: str | None, broker: str | None, workdir: str | None, quiet: bool) -> None:
+def root(
+    ctx: click.Context, *, target: str | None, broker: str | None, config: str | None, workdir: str | None, quiet: bool
+) -> None:
     """A task queue without a broker: install it, start nodes, call functions.
 
-    Each option can be set in the environment: MESH_APP, MESH_BROKER_URL, and MESH_COMMAND_OPTION for those of a
-    command, such as MESH_WORKER_CONCURRENCY.
+    Each option can be set in the environment: MESH_APP, MESH_BROKER_URL, MESH_CONFIG, and MESH_COMMAND_OPTION for those
+    of a command, such as MESH_WORKER_CONCURRENCY. So can each setting, as MESH_SETTING: see "mesh settings".
     """
     origin: Origin = ctx.obj
     ctx.color = _colour(origin)
     if workdir is not None:
         os.chdir(workdir)
+    if config is not None:
+        # For the processes of this command too, which may work in other directories.
+        os.environ[setting_files.VARIABLE] = os.path.abspath(config)
     state = ctx.obj = State(origin.app, target, broker, quiet, origin.colour)
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())

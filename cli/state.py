@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mesh import locate
-from mesh.settings import Settings
+from mesh.conf import Conf
+from mesh.settings import VARIABLE_PREFIX, Settings
 
 from . import exit_codes
 from .errors import Failed
 
 if TYPE_CHECKING:
     from mesh.app import Mesh
+
+
+_BROKER_VARIABLE: Final = f"{VARIABLE_PREFIX}BROKER_URL"
 
 
 class Origin:
@@ -37,9 +41,9 @@ class State(NamedTuple):
         if self.broker is None:
             return
         locate.locate(self.broker)
-        os.environ["MESH_BROKER_URL"] = self.broker
+        os.environ[_BROKER_VARIABLE] = self.broker
         if self.app is not None:
-            self.app.conf.broker_url = self.broker
+            self._overrule(self.app.conf)
 
     def find_app(self) -> Mesh | None:
         """The app of the program or of -A; None where neither is given.
@@ -51,7 +55,9 @@ class State(NamedTuple):
             return self.app
         from mesh.loading import find_app
 
-        return find_app(self.target)
+        app = find_app(self.target)
+        self._overrule(app.conf)
+        return app
 
     def need_app(self, example: str) -> None:
         """Raises Failed where no app is given."""
@@ -60,7 +66,23 @@ class State(NamedTuple):
                 f'no app is given: name the module that holds it, as in "{example}", or set MESH_APP', exit_codes.USAGE
             )
 
-    def settings(self) -> Settings:
-        """The app's, or the defaults."""
+    def conf(self) -> Conf:
+        """The app's, or that of no app: with what files, the environment and the command line say."""
         app = self.find_app()
-        return Settings(broker_url=self.broker) if app is None else app.settings
+        if app is not None:
+            return app.conf
+        conf = Conf()
+        self._overrule(conf)
+        return conf
+
+    def settings(self) -> Settings:
+        """Those of `conf`, as they stand.
+
+        Raises:
+            ImproperlyConfigured: a file, a variable or the app says what can't be.
+        """
+        return self.conf().freeze()
+
+    def _overrule(self, conf: Conf) -> None:
+        if self.broker is not None:
+            conf.override({"broker_url": self.broker})

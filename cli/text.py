@@ -82,3 +82,9 @@ def table(rows: list[list[str]]) -> list[str]:
         )
         for row in rows
     ]
+
+
+def columns(rows: list[list[str]]) -> list[str]:
+    """Columns of text aligned by their widest cell."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -16,8 +16,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final, NamedTuple
 
-from mesh import locate
+from mesh import locate, setting_files
 from mesh.control import Control
+from mesh.settings import SETTINGS
 
 from .errors import Failed
 
@@ -30,7 +31,7 @@ _PAUSE_S: Final = 0.01
 _LOG_LINES: Final = 6
 _LINE_CHARS: Final = 400
 #: Variables that would make a node another one than is meant. Those of `worker` too.
-_NOT_INHERITED: Final = ("MESH_APP", "MESH_BROKER_URL", "MESH_RESULT_BACKEND", "MESH_WORKDIR", "NOTIFY_SOCKET")
+_NOT_INHERITED: Final = ("MESH_APP", "MESH_WORKDIR", "NOTIFY_SOCKET")
 _OF_WORKER: Final = "MESH_WORKER_"
 
 
@@ -124,6 +125,13 @@ class ThrowAwayMesh:
             pid = locate.router_pid(place)
             if pid:
                 _end(pid)
+
+
+def forget_settings() -> None:
+    """Lets this process and those it starts run on the defaults, whatever the environment and the files here say."""
+    for spec in SETTINGS:
+        os.environ.pop(spec.variable, None)
+    os.environ[setting_files.VARIABLE] = os.devnull
 
 
 def _environment(caller: Mapping[str, str]) -> dict[str, str]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
-from mesh import locate, logs
+from mesh import locate, logs, pools
 from mesh.exceptions import InvalidCall, MeshError
 from mesh.messages import LIMIT_MAX_S
 from mesh.settings import router_settings
@@ -25,9 +27,7 @@ from .state import State
 
 if TYPE_CHECKING:
     from mesh.app import Mesh
-    from mesh.template import LoadedApp, RunSlot, SlotOrder
-
-logger = logging.getLogger("mesh")
+    from mesh.pools.hosting import LoadedApp
 
 LIMIT: Final = click.FloatRange(min=0, min_open=True, max=LIMIT_MAX_S, max_open=True)
 
@@ -60,6 +60,7 @@ def _settings(ctx: click.Context, param: click.Parameter, words: tuple[str, ...]
     "--concurrency",
     metavar="N",
     type=click.IntRange(min=1),
+    allow_from_autoenv=False,  # MESH_WORKER_CONCURRENCY is the variable of a setting, and read as such
     help="Slots: tasks that run at once [default: the app's, else one per CPU].",
 )
 @click.option(
@@ -68,6 +69,32 @@ def _settings(ctx: click.Context, param: click.Parameter, words: tuple[str, ...]
     metavar="A,B",
     type=queue_names,
     help="Queues to take tasks from [default: the app's task_default_queue].",
+)
+@click.option(
+    "-P",
+    "--pool",
+    metavar="POOL",
+    default=pools.DEFAULT,
+    show_default=True,
+    help="How tasks run: prefork, threads, solo, asyncio, gevent, eventlet, or that of a plug-in.",
+)
+@click.option(
+    "--preload/--no-preload",
+    default=True,
+    show_default=True,
+    help="Import the app once and fork slots from there, or in each slot.",
+)
+@click.option(
+    "--max-tasks-per-child",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Replace a slot's process after N tasks [default: the app's worker_max_tasks_per_child, else never].",
+)
+@click.option(
+    "--max-memory-per-child",
+    metavar="KIB",
+    type=click.IntRange(min=1),
+    help="Replace a slot's process once it has more resident memory, KiB [default: the app's, else never].",
 )
 @click.option(
     "--time-limit",
@@ -108,7 +135,9 @@ def command(state: State, /, *, hostname: str, daemon: DaemonOptions, **choices:
     state.need_app("mesh -A proj worker")
     choice = Choice(**choices)
     _check(choice)
-    with living(hostname, daemon, state.colour) as life:
+    from mesh.template import VARIABLE
+
+    with living(hostname, daemon.of_host() if VARIABLE in os.environ else daemon, state.colour) as life:
         return _run(state, hostname, choice, life)
 
 
@@ -116,6 +145,10 @@ class Choice(NamedTuple):
     """What the options say of the node's work."""
 
     concurrency: int | None
+    pool: str
+    preload: bool
+    max_tasks_per_child: int | None
+    max_memory_per_child: int | None
     queues: tuple[str, ...] | None
     exclude_queues: tuple[str, ...]
     time_limit: float | None
@@ -133,59 +166,45 @@ def _check(choice: Choice) -> None:
 
 
 def _run(state: State, name: str, choice: Choice, life: Life) -> int:
+    from mesh.logged_slots import LoggedSlots
     from mesh.node import AppFailed, NodeOptions, run_node
+    from mesh.slot import Slots
+    from mesh.template import HostPlan, become_what_was_ordered
 
     def on_loaded(info: dict[str, Any]) -> None:
         if not state.quiet:
             life.say(banner(name, info, life.log, with_tasks=logging.getLogger().isEnabledFor(logging.INFO)))
 
-    queues = choice.queues
+    load, maker, queues = _loader(state, choice), LoggedSlots(Slots()), choice.queues
+    become_what_was_ordered(HostPlan(load, choice.pool, maker))
     options = NodeOptions(
         name=name,
-        load=_loader(state, choice),
+        load=load,
         place=None if state.broker is None else locate.locate(state.broker),
+        pool=choice.pool,
         concurrency=choice.concurrency,
         queues=None if queues is None else tuple(queue for queue in queues if queue not in choice.exclude_queues),
+        preload=choice.preload,
+        argv=(sys.executable, *sys.orig_argv[1:]),
         on_loaded=on_loaded,
         on_ready=lambda: life.ready(f"{name} ready."),
     )
-    run_slot = _slot_runner()
     # Frozen before the fork, so that no later collection writes to the pages which this process and its children share:
     # 3.5 MiB less for a node of two slots.
     gc.collect()
     gc.freeze()
     try:
-        return run_node(options, run_slot)
+        return run_node(options, maker)
     except AppFailed as error:
         errors.say(str(error), error.remote_traceback)
         return exit_codes.USAGE
 
 
-def _slot_runner() -> RunSlot:
-    """As `slot.run_slot`, with a log of its own where the node's path says so, and with what tasks print in it.
-
-    What it needs is imported here and now, before the fork, so that the slots share it.
-    """
-    from mesh import task_output
-    from mesh.slot import run_slot
-
-    def run(app: LoadedApp, order: SlotOrder, lifeline_fd: int) -> None:
-        try:
-            logs.enter_child(order.slot + 1)
-        except OSError as error:
-            logger.error("no log of its own for slot %d: %s", order.slot, error, extra={"action": "log_unavailable"})
-        if app.info["redirect_stdouts"]:
-            task_output.capture(logs.level_number(app.info["redirect_stdouts"]))
-        run_slot(app, order, lifeline_fd)
-
-    return run
-
-
 def _loader(state: State, choice: Choice) -> Callable[[], LoadedApp]:
-    """What imports the app. It runs in the template."""
+    """What imports the app. It runs in the host. What the command line says goes before what the app says."""
 
     def load() -> LoadedApp:
-        from mesh.template import LoadedApp
+        from mesh.pools.hosting import LoadedApp
 
         try:
             app = _load_app(state, choice)
@@ -206,6 +225,11 @@ def _loader(state: State, choice: Choice) -> Callable[[], LoadedApp]:
                 choice.time_limit or settings.task_time_limit or 0.0,
                 choice.soft_time_limit or settings.task_soft_time_limit or 0.0,
             ],
+            "max_tasks_per_child": choice.max_tasks_per_child or settings.worker_max_tasks_per_child,
+            "max_memory_per_child": choice.max_memory_per_child or settings.worker_max_memory_per_child,
+            "max_blocked": settings.worker_max_blocked,
+            "soft_shutdown_s": settings.worker_soft_shutdown_timeout,
+            "shutdown_s": settings.worker_shutdown_timeout,
             "redirect_stdouts": settings.worker_redirect_stdouts and settings.worker_redirect_stdouts_level,
         }
         return LoadedApp(app.tasks, info)
@@ -218,7 +242,7 @@ def _load_app(state: State, choice: Choice) -> Mesh:
 
     app = state.find_app()
     assert app is not None
-    inline_settings.apply(app, choice.settings)
+    app.conf.override(choice.settings)
     loading.load_tasks(app)
     for module in choice.include:
         loading.load_module(module)

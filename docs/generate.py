@@ -16,7 +16,8 @@ from typing import Any, Final
 
 import click
 
-from mesh import body_types, messages, slot_page
+from mesh import body_types, celery_names, messages, slot_page
+from mesh.setting_keys import kind_name
 from mesh.settings import ROUTER_SETTINGS, SETTINGS, SettingSpec
 from mesh.states import PHASE_MOVES, Phase, Status
 from mesh_cli import celery_options, exit_codes
@@ -37,30 +38,34 @@ def _table(head: tuple[str, ...], rows: Iterator[tuple[object, ...]]) -> str:
 
 # --- settings --------------------------------------------------------------------------------------
 
-_SETTINGS_HEAD: Final = f"""{_BY_HAND}
-# Settings
-
-Set them as `app.conf.NAME = value` or `app.conf.update(NAME=value)`. Three have a keyword of their own in `Mesh(...)`:
-`broker` is `broker_url`, `backend` is `result_backend`, and `include`. An unknown name or a value that is not allowed
-raises at once. Where a setting names an environment variable, the variable has the last word.
-
-A setting marked *fixed* can't change while the app's client is connected: set it before the first call, or after
-`app.close()`. Those marked *router* are the router's: one that was started on demand runs on the settings of whoever
-started it, and `mesh -A APP router` on the app's.
-"""
-
 
 def settings() -> str:
-    """docs/settings.md"""
-    return "\n".join([_SETTINGS_HEAD, *(_setting(spec) for spec in SETTINGS)])
+    """Each setting with its facts."""
+    return "\n\n".join(_setting(spec) for spec in SETTINGS)
 
 
 def _setting(spec: SettingSpec) -> str:
     marks = [mark for mark, holds in (("fixed", spec.fixed), ("router", spec.name in ROUTER_SETTINGS)) if holds]
-    facts = [f"Default: `{spec.default!r}`", f"unit: {spec.unit}", f"allowed: {spec.allowed}"]
-    facts += [f"variable: `{spec.variable}`"] if spec.variable else []
+    facts = [f"Type: `{kind_name(spec)}`", f"unit: {spec.unit}", f"default: `{spec.default!r}`"]
+    facts += [f"allowed: {spec.allowed}", f"variable: `{spec.variable}`"]
     facts += [f"*{', '.join(marks)}*"] if marks else []
-    return f"## `{spec.name}`\n\n{spec.reason}\n\n{' · '.join(facts)}\n"
+    return f"### `{spec.name}`\n\n{spec.reason}\n\n{' · '.join(facts)}"
+
+
+def aliases() -> str:
+    """Settings of Celery's that have another name here."""
+    rows = (
+        (f"`{name}`", f"`{alias.name}`", alias.allowed) for name, alias in sorted(celery_names.SETTING_ALIASES.items())
+    )
+    return _table(("Celery", "mesh", "allowed"), rows)
+
+
+def refused() -> str:
+    """Settings of Celery's that mesh has not, by the reason."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in celery_names.SETTINGS.items():
+        by_reason.setdefault(reason, []).append(f"`{name}`")
+    return _table(("Celery", "mesh"), ((", ".join(names), reason) for reason, names in by_reason.items()))
 
 
 # --- the command line ------------------------------------------------------------------------------
@@ -159,6 +164,7 @@ _WAYS: Final = {
     messages.Receipt: "router → slot",
     messages.Started: "slot → router",
     messages.Returned: "slot → router",
+    messages.Blocked: "slot → router",
     messages.Recall: "router → node",
     messages.Recalled: "node → router",
     messages.SlotLost: "node → router",
@@ -263,7 +269,7 @@ def tags() -> str:
 
 #: {page: {section: its text}}
 GENERATED: Final[dict[str, dict[str, Callable[[], str]]]] = {
-    "settings.md": {"page": settings},
+    "settings.md": {"settings": settings, "aliases": aliases, "refused": refused},
     "cli.md": {"page": cli},
     "workers.md": {"exit codes": exit_code_table},
     "from-celery.md": {"worker options": celery_option_table},

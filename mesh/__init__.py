@@ -10,16 +10,27 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from mesh.app import Mesh, current_app
     from mesh.body_types import register_type
+    from mesh.eager import EagerResult
     from mesh.results import AsyncResult
     from mesh.task import Task
     from mesh.task_logger import get_task_logger
     from mesh.version import VERSION as __version__
 
-__all__ = ["AsyncResult", "Mesh", "Task", "__version__", "current_app", "get_task_logger", "register_type"]
+__all__ = [
+    "AsyncResult",
+    "EagerResult",
+    "Mesh",
+    "Task",
+    "__version__",
+    "current_app",
+    "get_task_logger",
+    "register_type",
+]
 
 #: {public name: (module, name there)}
 _PUBLIC: Final = {
     "AsyncResult": ("mesh.results", "AsyncResult"),
+    "EagerResult": ("mesh.eager", "EagerResult"),
     "Mesh": ("mesh.app", "Mesh"),
     "Task": ("mesh.task", "Task"),
     "__version__": ("mesh.version", "VERSION"),

@@ -8,12 +8,12 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Concatenate, Final, Literal, ParamSpec, TypeVar, cast, overload
 
 from mesh import calling, celery_names, results
-from mesh.calling import TaskOptions
+from mesh.calling import TaskOptions, eager_run
 from mesh.conf import Conf
 from mesh.exceptions import InvalidCall, UnknownAttribute
 from mesh.locate import locate
@@ -26,12 +26,13 @@ from mesh.task import Task, check_arguments, check_id, send
 if TYPE_CHECKING:
     from mesh.client import Client
     from mesh.control import Control
+    from mesh.eager import EagerClient
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _MAIN_MODULES: Final = ("__main__", "__mp_main__")
-_APP_OPTIONS: Final = ("main", "broker", "backend", "include", "set_as_current")
+_APP_OPTIONS: Final = ("main", "broker", "backend", "include", "config_source", "namespace", "set_as_current")
 #: {setting: where it is set, as it is no keyword of Mesh}
 _SETTINGS_ELSEWHERE: Final = {spec.name: f"write app.conf.{spec.name} = ..." for spec in SETTINGS}
 _TASK_OPTIONS: Final = (
@@ -64,10 +65,14 @@ class Mesh:
         broker: str | None = None,
         backend: str | None = None,
         include: Iterable[str] | str | None = None,
+        config_source: Any = None,
+        namespace: str | None = None,
         set_as_current: bool = True,
         **unknown: Any,
     ) -> None:
         """`main` names tasks of a module that is run as a script. Nothing is connected or imported yet.
+
+        `config_source` is what `config_from_object` takes; `namespace` is the one it has where it names none.
 
         Raises:
             UnsupportedURL, InvalidSetting: a broker, backend or include that can't be.
@@ -78,6 +83,7 @@ class Mesh:
                 "Mesh", option, _APP_OPTIONS, {**_SETTINGS_ELSEWHERE, **celery_names.APP_OPTIONS}
             )
         self.main = main
+        self.namespace = namespace
         self.conf = Conf(self._changed)
         #: The tasks by name, as a mapping; for slots also by `tasks.find(name)`.
         self.tasks = Registry()
@@ -85,15 +91,37 @@ class Mesh:
         self._made: weakref.WeakSet[Task[..., Any]] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._client: Client | None = None
+        self._eager: EagerClient | None = None
         self._control: Control | None = None
         self._settings: Settings | None = None
         said = {"broker_url": broker, "result_backend": backend, "include": include}
         self.conf.update({name: value for name, value in said.items() if value is not None})
+        if config_source is not None:
+            self.config_from_object(config_source)
         _apps.add(self)
         if set_as_current:
             self.set_current()
 
+    # --- settings ----------------------------------------------------------------------------------
+
+    def config_from_object(
+        self, config: Any, silent: bool = False, force: bool = False, namespace: str | None = None
+    ) -> None:
+        """Takes settings from a module's name, `module:attribute`, an object or a mapping. As `Conf`'s."""
+        self.conf.config_from_object(config, silent, force, namespace or self.namespace)
+
+    def config_from_envvar(self, variable_name: str, silent: bool = False, force: bool = False) -> bool:
+        """As `config_from_object`, with what an environment variable names. Returns whether it names anything."""
+        return self.conf.config_from_envvar(variable_name, silent, force)
+
+    def add_defaults(self, defaults: Mapping[str, Any] | Callable[[], Mapping[str, Any]]) -> None:
+        """Sets defaults of the app's own, or a function that is asked for them when they are needed."""
+        self.conf.add_defaults(defaults)
+
     # --- tasks -------------------------------------------------------------------------------------
+
+    @overload
+    def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
 
     @overload
     def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
@@ -107,7 +135,7 @@ class Mesh:
     def task(self, /, *, bind: Literal[False] = False, **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 
     def task(self, function: Any = None, /, **options: Any) -> Any:
-        """Makes a task of a function, as a decorator with or without options.
+        """Makes a task of a function, `async def` or not, as a decorator with or without options.
 
         Options: `name`; `bind` (the task itself is the first argument); `queue`, `priority`, `expires`,
         `ignore_result`, `track_started`, `acks_late`, `durability` (or `delivery_mode`), `time_limit` and
@@ -174,8 +202,19 @@ class Mesh:
         return settings
 
     @property
-    def client(self) -> Client:
-        """The client through which this process calls; made on first use.
+    def client(self) -> Client | EagerClient:
+        """The client through which calls go from here: `real_client`, or one that runs them where they are eager.
+
+        Raises:
+            Exception: as `real_client`.
+        """
+        if self.settings.task_always_eager or eager_run.get() is not None:
+            return self._eager_client()
+        return self.real_client
+
+    @property
+    def real_client(self) -> Client:
+        """The client through which this process reaches the mesh; made on first use.
 
         Raises:
             InvalidMeshName, RouterNotPermitted, UnsupportedURL: the broker URL means no usable place.
@@ -188,6 +227,11 @@ class Mesh:
                 self._client = self._open_client(self.settings)
                 self.conf.mark_in_use(True)
             return self._client
+
+    @property
+    def has_real_client(self) -> bool:
+        """Whether the client is made."""
+        return self._client is not None
 
     @property
     def control(self) -> Control:
@@ -219,6 +263,7 @@ class Mesh:
         """Delivers what was sent and disconnects. A later call connects again; settings may change meanwhile."""
         with self._lock:
             client, self._client = self._client, None
+            self._eager = None
             self._renew()
         if client is not None:
             client.close()
@@ -236,6 +281,17 @@ class Mesh:
 
         return Client(locate(settings.broker_url), settings)
 
+    def _eager_client(self) -> EagerClient:
+        eager = self._eager
+        if eager is not None:
+            return eager
+        from mesh.eager import EagerClient
+
+        with self._lock:
+            if self._eager is None:
+                self._eager = EagerClient(self)
+            return self._eager
+
     def _changed(self) -> None:
         """A setting has changed."""
         self._settings = None
@@ -252,7 +308,7 @@ class Mesh:
         """In a forked child: leaves the parent's client alone. The lock may be held by a thread that is not here."""
         self._lock = threading.Lock()
         _inherited.append(self._client)
-        self._client = None
+        self._client = self._eager = None
         self._renew()
 
     def _register(self, function: Callable[..., Any], **options: Any) -> Task[..., Any]:

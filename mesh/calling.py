@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
+from contextvars import ContextVar
 from typing import Any, Final, NamedTuple
 
 from mesh import celery_names, ids
@@ -53,6 +54,16 @@ class CallOptions(NamedTuple):
     priority: int
     flags: int
     rare: dict[str, Any] | None
+
+
+class EagerRun(NamedTuple):
+    """Calls made in this context run at once where they are made, for they are made by one that does."""
+
+    throw: bool | None = None  #: whether they raise what their task raises; None leaves it to the settings
+
+
+#: None where calls go where the settings say.
+eager_run: Final[ContextVar[EagerRun | None]] = ContextVar("eager_run", default=None)
 
 
 def defaults_of(options: TaskOptions, settings: Settings) -> Defaults:

@@ -371,6 +371,7 @@ _CHECKS: Final[dict[type[Any], Callable[[Any], int]]] = {
     m.Receipt: _types(int),
     m.Started: _types(int, float),
     m.Returned: _then(_types(list), (0, _check_leases)),
+    m.Blocked: _types(bool),
     m.Recall: _types(int, int),
     m.Recalled: _types(int, int, int, int),
     m.SlotLost: _types(int, int, int, str, bool, float),

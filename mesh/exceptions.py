@@ -13,6 +13,10 @@ class MeshError(Exception):
     """The root of all errors that mesh raises itself."""
 
 
+def _behind(where: str) -> str:
+    return f" {where}" if where else ""
+
+
 # --- what the user wrote -------------------------------------------------------------------------
 
 
@@ -23,10 +27,11 @@ class ImproperlyConfigured(MeshError):
 class UnsupportedURL(ImproperlyConfigured):
     """A broker or backend URL of a scheme that mesh does not speak."""
 
-    def __init__(self, url: str, option: str, instead: str) -> None:
-        self.url, self.option, self.instead = url, option, instead
+    def __init__(self, url: str, option: str, instead: str, where: str = "") -> None:
+        self.url, self.option, self.instead, self.where = url, option, instead, where
         super().__init__(
-            f"{option}={url!r} is not a URL that mesh can use: mesh has no broker. Write {option}={instead!r} instead."
+            f"{option}={url!r}{_behind(where)} is not a URL that mesh can use: mesh has no broker. "
+            f"Write {option}={instead!r} instead."
         )
 
 
@@ -39,28 +44,55 @@ class InvalidMeshName(ImproperlyConfigured):
 
 
 class UnknownSetting(ImproperlyConfigured):
-    """A key that is no setting."""
+    """A key that is no setting. `where` is a phrase, such as "in mesh.toml"; empty for what the code says."""
 
-    def __init__(self, key: str, suggestion: str | None) -> None:
-        self.key, self.suggestion = key, suggestion
+    def __init__(self, key: str, suggestion: str | None, where: str = "") -> None:
+        self.key, self.suggestion, self.where = key, suggestion, where
         hint = f"did you mean {suggestion!r}?" if suggestion else "see docs/settings.md for the list."
-        super().__init__(f"unknown setting {key!r}: {hint}")
+        super().__init__(f"unknown setting {key!r}{_behind(where)}: {hint}")
 
 
 class InvalidSetting(ImproperlyConfigured):
     """A known setting with a value outside what it allows."""
 
-    def __init__(self, key: str, value: object, allowed: str) -> None:
-        self.key, self.value, self.allowed = key, value, allowed
-        super().__init__(f"setting {key}={value!r} is not allowed: give {allowed}.")
+    def __init__(self, key: str, value: object, allowed: str, where: str = "") -> None:
+        self.key, self.value, self.allowed, self.where = key, value, allowed, where
+        super().__init__(f"setting {key}={value!r}{_behind(where)} is not allowed: give {allowed}.")
 
 
 class SettingNotAvailable(ImproperlyConfigured):
     """A setting of Celery's that mesh does not have, or not yet."""
 
-    def __init__(self, key: str, instead: str) -> None:
-        self.key, self.instead = key, instead
-        super().__init__(f"setting {key!r} is not available: {instead}.")
+    def __init__(self, key: str, instead: str, where: str = "") -> None:
+        self.key, self.instead, self.where = key, instead, where
+        super().__init__(f"setting {key!r}{_behind(where)} is not available: {instead}.")
+
+
+class SettingsFileUnusable(ImproperlyConfigured):
+    """A file of settings that is named and not there, or can't be read."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.path, self.reason = path, reason
+        super().__init__(f"the settings file {path} can't be used: {reason}.")
+
+
+class SettingsModuleNotFound(ImproperlyConfigured, ImportError):
+    """What `config_from_object` names does not import."""
+
+    def __init__(self, target: str, reason: str) -> None:
+        self.target, self.reason = target, reason
+        super().__init__(f"no settings found at {target!r}: {reason.rstrip('.')}.")
+
+
+class SettingsVariableUnset(ImproperlyConfigured):
+    """The variable of `config_from_envvar` names no module."""
+
+    def __init__(self, variable: str) -> None:
+        self.variable = variable
+        super().__init__(
+            f"the environment variable {variable!r} is not set: let it name the module that holds the settings, "
+            "or write config_from_envvar(..., silent=True)."
+        )
 
 
 class SettingsInUse(ImproperlyConfigured):
@@ -97,6 +129,15 @@ class UnknownAttribute(ImproperlyConfigured, AttributeError):
     def __init__(self, where: str, attribute: str, instead: str) -> None:
         self.where, self.attribute, self.instead = where, attribute, instead
         super().__init__(f"{where} has no attribute {attribute!r}: {instead}.")
+
+
+class PoolNotAvailable(ImproperlyConfigured):
+    """A node was asked for a pool that is not there."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name = name
+        self.reason = reason
+        super().__init__(f"pool {name!r} can't be used: {reason}.")
 
 
 class NoCurrentApp(ImproperlyConfigured):
@@ -322,6 +363,24 @@ class TimeLimitExceeded(TaskError):
 
 class SoftTimeLimitExceeded(TaskError):
     """Raised inside a task that runs longer than its soft time limit."""
+
+    def __init__(self, message: str = "the task has reached its soft time limit") -> None:
+        super().__init__(message)
+
+
+class WouldDeadlock(TaskError):
+    """A task that waits for another one would keep the slot that the other one needs."""
+
+
+class TaskInterrupted(BaseException):
+    """Raised inside a task whose node is stopped cold, or that is terminated: a moment is left to put things in order.
+
+    Not an Exception, so that a task that catches those does not go on. Where it then raises, whatever that is, it is as if
+    its slot had been killed in the middle of it; where it returns all the same, that is its value.
+    """
+
+    def __init__(self, message: str = "the node ends, or the task was terminated") -> None:
+        super().__init__(message)
 
 
 class RemoteError(TaskError):

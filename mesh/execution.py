@@ -5,25 +5,29 @@ Whatever user code does ends as an outcome.
 
 from __future__ import annotations
 
-import math
-import time
 import traceback
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from mesh.bodies import decode_call, encode_value
 from mesh.core.limits import RunLimits
-from mesh.exceptions import NotRegistered, Retry, SoftTimeLimitExceeded, UndecodableBody, UnserialisableArgument
+from mesh.exceptions import NotRegistered, Retry, UndecodableBody, UnserialisableArgument
+from mesh.interruption import Interruption
 from mesh.messages import LIMIT_MAX_S, Buffer, Unrunnable
 from mesh.registry import Registry, TaskDefinition
 from mesh.remote_errors import encode_exception
 from mesh.request import enter_request, leave_request
 from mesh.states import Status
 
+if TYPE_CHECKING:
+    from mesh.coroutines import EventLoop
+
 #: Frames of mesh's own at the top of a remote traceback, which say nothing to the user.
 _OWN_FRAMES: Final = 2
 NO_LIMITS: Final = RunLimits()
+#: In place of a status: the run was told to end early, and has; it has no outcome.
+INTERRUPTED: Final = -1
 
 Call = tuple[bytes, tuple[Buffer, ...]]  #: body and frames of a call
 
@@ -31,7 +35,7 @@ Call = tuple[bytes, tuple[Buffer, ...]]  #: body and frames of a call
 class Ran(NamedTuple):
     """What came of one run."""
 
-    status: int  #: RETRY: the task asks for another run
+    status: int  #: RETRY: the task asks for another run; or INTERRUPTED
     body: bytes  #: encoded value; or exception, which for RETRY is the reason
     frames: tuple[Buffer, ...] = ()
     eta_wall_s: float = 0.0  #: RETRY: when to run again
@@ -40,7 +44,7 @@ class Ran(NamedTuple):
 
 
 class Execution:
-    """Runs tasks of one registry, one at a time, in the thread that calls it."""
+    """Runs tasks of one registry, one at a time."""
 
     def __init__(
         self,
@@ -48,6 +52,7 @@ class Execution:
         hostname: str,
         on_error: Callable[[str, bytes, BaseException, bool], None],
         limits: RunLimits = NO_LIMITS,
+        interruption: Interruption | None = None,
     ) -> None:
         """`limits` are those of calls and tasks that say nothing themselves."""
         self._registry = registry
@@ -57,9 +62,9 @@ class Execution:
         self._limits = limits
         #: {task name: limits of calls that say nothing}
         self._own_limits: dict[str, RunLimits] = {}
-        #: When the soft limit of the run is over; never where it has none.
-        self.soft_deadline_mono_s = math.inf
-        self._in_user_code = False
+        #: What is raised in the task that runs, if that is due.
+        self.interruption = interruption or Interruption()
+        self._loop: EventLoop | None = None
 
     def limits_of(self, name: str, options: dict[str, Any] | None) -> RunLimits:
         """How long this call may run: what itself, its task and the app say, the first that says anything."""
@@ -83,18 +88,43 @@ class Execution:
             self._limits.hard_s if hard_s is None else hard_s, self._limits.soft_s if soft_s is None else soft_s
         )
 
-    def interrupt(self) -> None:
-        """Raises SoftTimeLimitExceeded where a run has reached its soft limit; else nothing. A signal handler calls it.
-
-        A signal may come late, when another task runs or none.
-        """
-        if self._in_user_code and time.monotonic() >= self.soft_deadline_mono_s:
-            self.soft_deadline_mono_s = math.inf  # once
-            raise SoftTimeLimitExceeded("the task has reached its soft time limit")
-
     def run(self, record: list[Any], frames: tuple[Buffer, ...]) -> Ran:
         """Runs one Assignment record. Never raises."""
-        task_id, name, attempt, flags, body, _, options = record
+        prepared = self._prepared(record, frames)
+        if isinstance(prepared, Ran):
+            return prepared
+        definition, args, kwargs = prepared
+        try:
+            self._enter(record, args, kwargs)
+            try:
+                value = self._call(definition, args, kwargs)
+            finally:
+                leave_request()
+            return _returned(value, definition.name)
+        except BaseException as error:
+            return self._raised(record, definition, error)
+
+    async def run_async(self, record: list[Any], frames: tuple[Buffer, ...]) -> Ran:
+        """As `run`, in a coroutine of the running loop; a function that is none runs in a thread meanwhile."""
+        prepared = self._prepared(record, frames)
+        if isinstance(prepared, Ran):
+            return prepared
+        definition, args, kwargs = prepared
+        try:
+            self._enter(record, args, kwargs)
+            try:
+                value = await self._await(definition, args, kwargs)
+            finally:
+                leave_request()
+            return _returned(value, definition.name)
+        except BaseException as error:
+            return self._raised(record, definition, error)
+
+    def _prepared(
+        self, record: list[Any], frames: tuple[Buffer, ...]
+    ) -> tuple[TaskDefinition, list[Any], dict[str, Any]] | Ran:
+        """What to call with what; or the outcome, where that can't be known."""
+        task_id, name, body = record[0], record[1], record[4]
         try:
             definition = self._registry.find(name)
             args, kwargs = decode_call(body, [frame.buffer for frame in frames] if frames else ())
@@ -104,32 +134,62 @@ class Execution:
         except UndecodableBody as error:
             ran = self._failure(name, task_id, error, error.__traceback__, None)
             return ran._replace(cause=Unrunnable.UNDECODABLE)
-        try:
-            enter_request(task_id, name, attempt, flags, options, self._hostname, args, kwargs)
-            try:
-                value = self._call(definition, args, kwargs)
-            finally:
-                leave_request()
-            document, own = encode_value(value)
-            return Ran(Status.SUCCESS, document, tuple(own) if own else ())
-        except Retry as retry:
-            return self._retry(retry)
-        except UnserialisableArgument as error:
-            error.add_note(f"in what task {name} returned")
-            return self._failure(name, task_id, error, error.__traceback__, definition)
-        except BaseException as error:
-            return self._failure(name, task_id, error, error.__traceback__, definition)
+        return definition, args, kwargs
+
+    def _enter(self, record: list[Any], args: Any, kwargs: Any) -> None:
+        task_id, name, attempt, flags, _, _, options = record
+        enter_request(task_id, name, attempt, flags, options, self._hostname, args, kwargs)
 
     def _call(self, definition: TaskDefinition, args: Any, kwargs: Any) -> Any:
+        if definition.bind:
+            args = (definition.task, *args)
+        if definition.is_async:
+            return self._call_async(definition, args, kwargs)
         try:
-            self._in_user_code = True
-            if self.soft_deadline_mono_s != math.inf:
-                self.interrupt()  # its signal may have come before this
-            if definition.bind:
-                return definition.run(definition.task, *args, **kwargs)
+            self.interruption.enter()
             return definition.run(*args, **kwargs)
         finally:
-            self._in_user_code = False
+            self.interruption.leave()
+
+    def _call_async(self, definition: TaskDefinition, args: Any, kwargs: Any) -> Any:
+        from mesh.coroutines import EventLoop, Interruptible
+
+        if self._loop is None:
+            self._loop = EventLoop()
+        coroutine = Interruptible(definition.run(*args, **kwargs))
+        try:
+            self.interruption.enter(coroutine)
+            return self._loop.run(coroutine)
+        finally:
+            self.interruption.leave()
+
+    async def _await(self, definition: TaskDefinition, args: Any, kwargs: Any) -> Any:
+        import asyncio
+
+        from mesh.coroutines import Interruptible
+
+        if not definition.is_async:
+            return await asyncio.to_thread(self._call, definition, args, kwargs)
+        if definition.bind:
+            args = (definition.task, *args)
+        coroutine = Interruptible(definition.run(*args, **kwargs))
+        try:
+            self.interruption.enter(coroutine)
+            return await coroutine
+        finally:
+            self.interruption.leave()
+
+    def close(self) -> None:
+        """Ends what coroutines have left running."""
+        if self._loop is not None:
+            self._loop.close()
+
+    def _raised(self, record: list[Any], definition: TaskDefinition, error: BaseException) -> Ran:
+        if isinstance(error, Retry):
+            return self._retry(error)
+        if self.interruption.has_struck:
+            return Ran(INTERRUPTED, b"")
+        return self._failure(record[1], record[0], error, error.__traceback__, definition)
 
     def _failure(
         self,
@@ -154,6 +214,15 @@ class Execution:
     def _retry(retry: Retry) -> Ran:
         call = None if retry.call is None else (retry.call[0], tuple(retry.call[1] or ()))
         return Ran(Status.RETRY, encode_exception(retry.reason or retry, ""), (), retry.eta_wall_s, call)
+
+
+def _returned(value: Any, name: str) -> Ran:
+    try:
+        document, own = encode_value(value)
+    except UnserialisableArgument as error:
+        error.add_note(f"in what task {name} returned")
+        raise
+    return Ran(Status.SUCCESS, document, tuple(own) if own else ())
 
 
 def _said(limits: Any) -> tuple[float | None, float | None]:

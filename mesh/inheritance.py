@@ -83,9 +83,12 @@ def _pages(place: locate.Place, *, same_boot: bool) -> Pages:
 
 
 def _is_slot_of(pid: int, node_pid: int) -> bool:
-    """Whether this process lives and is a grandchild of that node, by way of its template: pids are used again."""
-    template = _parent(pid)
-    return template is not None and _parent(template) == node_pid
+    """Whether this process lives and is of that node: pids are used again.
+
+    A slot is its grandchild, by way of its template, or runs in its child, or in the node itself.
+    """
+    parent = _parent(pid)
+    return parent is not None and (node_pid in (pid, parent) or _parent(parent) == node_pid)
 
 
 def _parent(pid: int) -> int | None:

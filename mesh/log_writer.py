@@ -1,7 +1,7 @@
 """Where log records go: whole, whichever process of the node they come from, and to the right file after a rotation.
 
 A record is one write(2). Appended to a file, that is one piece by itself. To a pipe, a socket or a terminal the kernel
-may cut it up where it is long and the reader slow, so there the processes of a node take turns by a lock.
+may cut it up where it is long and the reader slow, so there processes take turns by a lock.
 """
 
 from __future__ import annotations
@@ -79,13 +79,14 @@ def _heading(record: logging.LogRecord) -> dict[str, Any]:
 
 
 class Turns:
-    """A lock among the processes forked from the one that made it. It ends with its holder.
+    """A lock on a descriptor among all processes that have it open. It ends with its holder.
 
-    A POSIX record lock, as those are held by processes and not, as flock(2), by open files, which forks share.
+    A POSIX record lock: those are held by processes and not, as flock(2), by open files, which forks share. Linux has
+    them for pipes, sockets and terminals too.
     """
 
-    def __init__(self) -> None:
-        self._fd = os.memfd_create("mesh-log")
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
 
     def take(self) -> None:
         """Waits for its turn, though not for ever. Threads of one process are not told apart: handlers do that."""
@@ -106,17 +107,13 @@ class Turns:
         with contextlib.suppress(OSError):
             fcntl.lockf(self._fd, fcntl.LOCK_UN)
 
-    def close(self) -> None:
-        """Gives the descriptor back."""
-        os.close(self._fd)
-
 
 class LogDescriptor:
     """A descriptor that this process has inherited, mostly stderr."""
 
     def __init__(self, fd: int = 2) -> None:
         self._fd = fd
-        self._turns = None if _is_file(fd) else Turns()
+        self._turns = Turns(fd) if _may_tear(fd) else None
 
     def write(self, record: bytes) -> None:
         """As `Destination`."""
@@ -137,9 +134,7 @@ class LogDescriptor:
         """Nothing: all share it."""
 
     def close(self) -> None:
-        """Closes the lock; the descriptor is not its own."""
-        if self._turns is not None:
-            self._turns.close()
+        """Nothing: it is not its own."""
 
 
 class LogFile:
@@ -213,11 +208,13 @@ def _write(fd: int, record: bytes) -> None:
                 raise
 
 
-def _is_file(fd: int) -> bool:
+def _may_tear(fd: int) -> bool:
+    """Whether what is written there in one piece may come out in several."""
     try:
-        return stat.S_ISREG(os.fstat(fd).st_mode)
-    except OSError:
-        return True  # it is closed, and nothing will come of it
+        mode = os.fstat(fd).st_mode
+    except OSError:  # it is closed
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(fd)
 
 
 def _is_at(fd: int, path: str) -> bool:

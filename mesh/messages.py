@@ -309,6 +309,12 @@ class Returned(NamedTuple):
     leases: list[int]
 
 
+class Blocked(NamedTuple):
+    """The slot's task waits for another one, or does no longer. While it does the slot begins nothing."""
+
+    blocked: bool
+
+
 # --- node and router -----------------------------------------------------------------------------
 
 
@@ -410,6 +416,7 @@ KINDS: Final[dict[int, type[tuple[Any, ...]]]] = {
     22: Receipt,
     23: Started,
     24: Returned,
+    25: Blocked,
     30: Recall,
     31: Recalled,
     32: SlotLost,
@@ -424,7 +431,7 @@ KINDS: Final[dict[int, type[tuple[Any, ...]]]] = {
 Message: TypeAlias = (
     Hello | HelloOk | HelloRefused | NeedHello | Bye | Malformed
     | Publish | Confirm | Received | Results | Reconcile | Missing | Ask | States
-    | Tasks | Outcomes | Receipt | Started | Returned
+    | Tasks | Outcomes | Receipt | Started | Returned | Blocked
     | Recall | Recalled | SlotLost | Quiet | AskAdoptions | Adoptions
     | Request | Reply | Replies
 )  # fmt: skip

@@ -5,45 +5,49 @@ It runs no user code and touches no task; what it knows of them it reads from th
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import signal
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
-from mesh import locate, messages
-from mesh.core.limits import Interrupt, Kill, LimitedRun, LimitWatch, RunLimits
-from mesh.core.supervision import Report, Spawn, Supervision, SupervisionEffect
+from mesh import locate, messages, pools, stacks
+from mesh.core.shutdown import Shutdown, Stage
+from mesh.core.supervision import Supervision
+from mesh.enforcement import Enforcement
 from mesh.exceptions import MeshError, RouterUnreachable
-from mesh.ids import to_text
 from mesh.messages import Role
-from mesh.oom import OutOfMemory
-from mesh.slot_page import NEVER, SETTLE_S, Running, SlotPage
-from mesh.template import LoadedApp, RunSlot, SlotOrder, Template
+from mesh.pools.hosting import LoadedApp, Pool, SlotMaker, SlotOrder
+from mesh.slot_page import SETTLE_S, SlotPage
+from mesh.template import HostPlan, SharedFiles, Template
+from mesh.workforce import ALL_LEASES, Employment, Workforce, warn_of_obstacle
 
 logger = logging.getLogger(__name__)
 
 #: How long to wait for HELLO-OK before HELLO is said again.
 HELLO_AGAIN_S: Final = 0.2
-#: Above any lease: withdraws everything a slot has not begun.
-ALL_LEASES: Final = 1 << 62
 #: How long the last message may take to leave.
 LINGER_MS: Final = 500
+#: Seats beside those of the slots that work and their successors: for slots that leave slowly.
+SPARE_SEATS: Final = 2
+#: In an order: no slot stands in for one whose task waits.
+NO_STAND_INS: Final = -1
 
 
 class NodeOptions(NamedTuple):
-    """What a node needs to know."""
+    """What a node needs to know. What is None is as the app says."""
 
     name: str
-    load: Callable[[], LoadedApp]  #: imports the app; runs in the template, never in the supervisor
-    place: locate.Place | None  #: None: where the app's `broker_url` says
-    concurrency: int | None  #: None: what the app says, else one per CPU
-    queues: tuple[str, ...] | None  #: None: the app's default queue
+    load: Callable[[], LoadedApp]  #: imports the app; runs in the host, never in the supervisor
+    place: locate.Place | None = None
+    pool: str = pools.DEFAULT
+    concurrency: int | None = None
+    queues: tuple[str, ...] | None = None
+    preload: bool = True
     connect_s: float = 5.0  #: how long to wait for a router at the start
+    argv: Sequence[str] | None = None  #: starts this program anew
     on_loaded: Callable[[dict[str, Any]], None] = lambda info: (
         None
     )  #: gets the app's info plus "queues", "concurrency", "directory", "mesh"
@@ -59,37 +63,56 @@ class AppFailed(MeshError):
 
 
 class Node:
-    """1. Keeps the slots alive. 2. Answers the router from the slot page. 3. Ends in order."""
+    """1. Answers the router, from the slot page where it asks for tasks. 2. Has its workforce and the limits kept.
+    3. Ends in order.
+    """
 
-    def __init__(self, options: NodeOptions, template: Template, info: dict[str, Any], place: locate.Place) -> None:
-        # Imported here, behind the fork of the template: what comes with ZeroMQ must not exist before it.
+    def __init__(
+        self,
+        options: NodeOptions,
+        pool: Pool,
+        host: Template,
+        files: SharedFiles,
+        info: dict[str, Any],
+        place: locate.Place,
+    ) -> None:
+        # Imported here, behind the fork of the host: what comes with ZeroMQ must not exist before it.
         from mesh import transport
 
         self._transport = transport
         self._options = options
-        self._template = template
+        self._host_pid = host.pid
         self._info = info
         self._place = place
         self._incarnation = transport.fresh_incarnation()
-        slots: int = info["concurrency"]
-        self._page = _make_page(locate.pages_path(place.directory, os.getpid()), slots)
-        self._supervision = Supervision(slots)
-        self._out_of_memory = OutOfMemory()
         self._context = transport.context()
         self._wakeup = transport.Wakeup()
         self._processes = transport.Processes()
         self._poller = transport.Poller()
-        for fd in (self._wakeup.fileno(), self._processes.fileno(), template.fileno(), template.alarm_fd):
+        self._alarm_fd = files.alarm_fd
+        for fd in (self._wakeup.fileno(), self._processes.fileno(), self._alarm_fd):
             self._poller.add(fd)
-        #: Deaths of slots, oldest first.
-        self._untold: deque[messages.SlotLost] = deque()
-        self._limit_watch = LimitWatch()
-        #: {slot: last lease begun before its process was ordered}
-        self._begun_before: dict[int, int] = {}
-        self._stops = 0
+        size: int = info["concurrency"]
+        blocked_max: int = info.get("max_blocked", 0) if pool.stands_in else NO_STAND_INS
+        seats = 2 * size + max(0, blocked_max) + SPARE_SEATS
+        self._page = _make_page(locate.pages_path(place.directory, os.getpid()), seats)
+        self._supervision = Supervision(size, blocked_max=max(0, blocked_max), seats=seats)
+        self._enforcement = Enforcement(self._page, self._supervision)
+        self._workforce = Workforce(
+            Employment(self._order(pool, blocked_max), pool.forks, options.preload, options.argv, self._renewed),
+            self._supervision,
+            self._page,
+            host,
+            files,
+            self._poller,
+            self._enforcement.verdict,
+        )
+        self._shutdown = Shutdown(info.get("soft_shutdown_s") or 0.0, info.get("shutdown_s"))
+        #: How far it has acted on that.
+        self._stage = Stage.RUNNING
+        self._renewal_asked = self._dump_asked = False
         self._ready = False
         self._joined = False
-        self._template_gone = False
         self.refused = ""
         self._waiting_since_mono_s = time.monotonic()
         #: Counts the links to routers, so that a late HELLO over an earlier one is told from the last.
@@ -101,201 +124,132 @@ class Node:
             "registered": lambda: self._info["tasks"],
         }
 
+    def _order(self, pool: Pool, blocked_max: int) -> SlotOrder:
+        """What all slots have in common."""
+        info, place = self._info, self._place
+        return SlotOrder(
+            seat=0,
+            mesh=place.mesh,
+            directory=place.directory,
+            node=self._options.name,
+            queues=tuple(info["queues"]),
+            page_path=self._page.path,
+            seats=self._page.slots,
+            alarm_fd=self._alarm_fd,
+            limits=tuple(info.get("limits", (0.0, 0.0))),
+            tasks_max=info.get("max_tasks_per_child") or 0,
+            memory_max_kib=info.get("max_memory_per_child") or 0,
+            blocked_max=blocked_max,
+            shares_process=not pool.forks,
+        )
+
+    def _renewed(self, info: dict[str, Any], order: SlotOrder) -> SlotOrder:
+        """The app was loaded again: its tasks, queues and limits may be others."""
+        _complete(info, self._options, self._info["concurrency"])
+        self._info = {**self._info, **info}
+        return order._replace(queues=tuple(info["queues"]), limits=tuple(info.get("limits", (0.0, 0.0))))
+
     # --- the loop --------------------------------------------------------------------------------
 
     def run(self) -> bool:
-        """Supervises until it has been told to stop and every slot has ended. False where the template died instead.
+        """Supervises until it was told to stop and every slot has ended. False where it can have no slots any more.
 
         Raises:
             RouterUnreachable: no router answered at the start.
             MeshError: the router refused the node, and why.
         """
-        while not (self._supervision.is_over() or self._template_gone):
+        workforce = self._workforce
+        while not (self._supervision.is_over() or workforce.is_lost):
             ready = self._poller.wait(self._timeout_s())
             self._wakeup.clear()
             self._receive()
-            self._watch_limits(ready)
-            if self._template.fileno() in ready:
-                self._hear_template()
+            self._heed_alarm(self._alarm_fd in ready)
+            workforce.hear(ready)
             if self._processes.ended():
                 logger.warning("the router is gone, looking for another", extra={"action": "router_lost"})
                 self._rejoin()
-            self._act_on_stops()
+            self._act_on_signals()
             if self._joined:
-                self._do(self._supervision.tick(time.monotonic()))
+                workforce.tick()
+                self._tell()
             elif time.monotonic() >= self._hello_mono_s + HELLO_AGAIN_S:
                 self._give_up_or_rejoin()
-        return not self._template_gone
+        return not workforce.is_lost
 
     def _timeout_s(self) -> float | None:
-        deadlines: list[float | None] = [self._limit_watch.next_deadline_mono_s()]
-        deadlines += (
-            [self._supervision.next_deadline_mono_s()] if self._joined else [self._hello_mono_s + HELLO_AGAIN_S]
-        )
+        deadlines: list[float | None] = [
+            self._enforcement.next_deadline_mono_s(),
+            self._shutdown.next_deadline_mono_s(),
+            self._workforce.next_deadline_mono_s() if self._joined else self._hello_mono_s + HELLO_AGAIN_S,
+        ]
         known = [deadline for deadline in deadlines if deadline is not None]
         return max(0.0, min(known) - time.monotonic()) if known else None
 
-    def _do(self, effects: list[SupervisionEffect]) -> None:
-        for effect in effects:
-            if isinstance(effect, Spawn):
-                self._begun_before[effect.slot] = self._page.begun(effect.slot)
-                self._template.spawn(self._order(effect.slot))
-            elif isinstance(effect, Report):
-                self._report(effect)
-
-    def _order(self, index: int) -> SlotOrder:
-        place = self._place
-        return SlotOrder(
-            index,
-            place.mesh,
-            place.directory,
-            self._options.name,
-            tuple(self._info["queues"]),
-            self._page.path,
-            self._page.slots,
-            self._template.alarm_fd,
-        )
-
-    def _report(self, report: Report) -> None:
-        if report.charged:
-            logger.error("slot %d (pid %d): %s", report.slot, report.pid, report.cause, extra={"action": "slot_lost"})
-        begun = self._page.begun(report.slot) if self._page.pid(report.slot) == report.pid else 0
-        self._untold.append(
-            messages.SlotLost(report.slot, report.pid, begun, report.cause, report.charged, report.limit_s)
-        )
-        self._tell()
-
-    def _tell(self) -> None:
-        """Reports the deaths that no router has heard of, once there is one."""
-        while self._joined and self._untold:
-            self._link.send(self._untold.popleft())
-
-    def _hear_template(self) -> None:
-        said = self._template.receive()
-        now = time.monotonic()
-        if said is None:
-            logger.error("the template process died; the node ends", extra={"action": "template_lost"})
-            # Its slots die with it in a moment. Until then they begin nothing that the reports do not count.
-            for slot in range(self._page.slots):
-                self._page.withdraw(slot, ALL_LEASES)
-            time.sleep(SETTLE_S)
-            self._do(self._supervision.template_lost(now))
-            self._template_gone = True
-        elif said[0] == "spawned":
-            self._supervision.spawned(said[1], said[2], now)
-            if self._page.limits(said[1]) is not None:  # it has begun, and rang, before it was known
-                os.eventfd_write(self._template.alarm_fd, 1)
+    def _heed_alarm(self, rang: bool) -> None:
+        """Slots say something of themselves, or run what has a limit."""
+        if rang:
+            os.eventfd_read(self._alarm_fd)
+            self._workforce.look()
             if not self._ready and self._supervision.is_complete():
                 self._ready = True
                 self._options.on_ready()
-        elif said[0] == "exited":
-            self._slot_exited(*said[1:])
+        self._enforcement.look(self._workforce, rang=rang)
 
-    def _slot_exited(self, pid: int, status: int, peak_kib: int) -> None:
-        now, worked = time.monotonic(), self._has_worked(pid)
-        limited, slot = self._limit_watch.ended(pid), self._supervision.slot_of(pid)
-        killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-        if limited is None or slot is None or not killed:  # it may have died of something else just before
-            cause = self._out_of_memory.cause(status, peak_kib)
-            self._do(self._supervision.exited(pid, status, now, worked=worked, cause=cause))
-            return
-        running, limit_s = self._page.running(slot), limited.limits.hard_s
-        was_in_time = running is None or running.lease != limited.lease
-        cause = f"a task that it ran had reached its time limit of {limit_s:g} s"
-        self._do(
-            self._supervision.exited(
-                *(pid, status, now), worked=True, cause=cause, charged=False, limit_s=0.0 if was_in_time else limit_s
-            )
-        )
+    def _tell(self) -> None:
+        """Reports the deaths that no router has heard of, once there is one."""
+        untold = self._workforce.untold
+        while self._joined and untold:
+            self._link.send(untold.popleft())
 
-    def _has_worked(self, pid: int) -> bool:
-        slot = self._supervision.slot_of(pid)
-        return slot is not None and self._page.begun(slot) > self._begun_before.get(slot, 0)
+    # --- signals ---------------------------------------------------------------------------------
 
-    # --- time limits -----------------------------------------------------------------------------
-
-    def _watch_limits(self, ready: dict[Any, int]) -> None:
-        """Interrupts and kills what has run too long. A run with a nearer limit than the next look rings the alarm."""
-        rang, deadline = self._template.alarm_fd in ready, self._limit_watch.next_deadline_mono_s()
-        if rang:
-            with contextlib.suppress(BlockingIOError):
-                os.eventfd_read(self._template.alarm_fd)
-        elif deadline is None or time.monotonic() < deadline:
-            return
-        slots = range(self._page.slots)
-        for slot in slots:
-            self._page.looks_at(slot, NEVER)
-        time.sleep(SETTLE_S)
-        next_s = self._page.least_limit_s() if rang else None
-        for effect in self._limit_watch.look(self._limited_runs(), time.monotonic(), next_s=next_s):
-            self._enforce(effect)
-        deadline = self._limit_watch.next_deadline_mono_s()
-        for slot in slots:
-            self._page.looks_at(slot, NEVER if deadline is None else int(deadline * 1e9))
-
-    def _limited_runs(self) -> list[LimitedRun]:
-        if self._stops > 1:
-            return []  # whatever runs is being killed, and that is no fault of its own
-        runs = []
-        for slot, (pid, _) in self._supervision.living.items():
-            found = self._page.limits(slot) if self._page.pid(slot) == pid else None
-            if found is not None:
-                limits = RunLimits(found.hard_s, found.soft_s)
-                runs.append(LimitedRun(slot, pid, found.lease, found.begun_mono_s, limits))
-        return runs
-
-    def _enforce(self, effect: Interrupt | Kill) -> None:
-        run, kills = effect.run, isinstance(effect, Kill)
-        running = self._held_fast(run) if kills else self._page.running(run.slot)
-        if running is None or running.lease != run.lease:
-            self._limit_watch.ended(run.pid)  # it has kept its limit after all; the process goes on
-            self._signal(run.pid, signal.SIGCONT)
-            return
-        limit, what = (run.limits.hard_s, "time limit") if kills else (run.limits.soft_s, "soft time limit")
-        logger.log(
-            logging.ERROR if kills else logging.WARNING,
-            "task %s[%s] has reached its %s of %g s",
-            *(running.name, to_text(running.task_id), what, limit),
-            extra={"action": "time_limit", "task": to_text(running.task_id)},
-        )
-        self._signal(run.pid, signal.SIGKILL if kills else signal.SIGUSR1)
-
-    def _held_fast(self, run: LimitedRun) -> Running | None:
-        """Stops the slot, so that the kill hits this run and not the next one. What it runs."""
-        self._signal(run.pid, signal.SIGSTOP)
-        time.sleep(SETTLE_S)
-        return self._page.running(run.slot)
-
-    @staticmethod
-    def _signal(pid: int, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-
-    # --- stopping --------------------------------------------------------------------------------
-
-    def stop(self) -> None:
-        """Once: warm, slots finish what they run.
-
-        Again: cold, they are killed and their tasks requeued. Signal handlers may call it.
-        """
-        self._stops += 1
+    def on_signal(self, number: int, frame: FrameType | None = None) -> None:
+        """What a signal asks for is done soon. Any thread, also a signal handler."""
+        now = time.monotonic()
+        if number == signal.SIGTERM:
+            self._shutdown.stop(now)
+        elif number == signal.SIGINT:
+            self._shutdown.stop_harder(now)
+        elif number == signal.SIGQUIT:
+            self._shutdown.stop_cold(now)
+        elif number == signal.SIGHUP:
+            self._renewal_asked = True
+        elif number == signal.SIGUSR1:
+            self._dump_asked = True
         self._wakeup.set()
 
     def heed_signals(self) -> None:
-        """A signal's handler runs at once, even if the signal comes right before a wait. Main thread only."""
+        """Signals lead to `on_signal` at once, also one that comes right before a wait. Main thread only."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1):
+            signal.signal(number, self.on_signal)
         self._wakeup.set_on_signals()
 
-    def _act_on_stops(self) -> None:
-        if self._stops and not self._supervision.ending:
+    def _act_on_signals(self) -> None:
+        if self._renewal_asked:
+            self._renewal_asked = False
+            self._workforce.renew()
+        if self._dump_asked:
+            self._dump_asked = False
+            for process, text in self._workforce.stacks().items():
+                logger.warning("stacks of %s:\n%s", process, text or "it does not answer", extra={"action": "stacks"})
+        runs = any(self._page.running(seat) is not None for seat in self._supervision.living)
+        wanted = self._shutdown.tick(time.monotonic(), runs=runs)
+        while self._stage < wanted:
+            self._stage = Stage(self._stage + 1)
+            self._enter(self._stage, wanted)
+
+    def _enter(self, stage: Stage, wanted: Stage) -> None:
+        if stage is Stage.WARM:
             logger.info("stopping: running tasks finish, the rest goes back", extra={"action": "warm_stop"})
-            self._supervision.end()
             self._link.send(messages.Quiet(self._options.name))
-            self._answer_recalls([messages.Recall(index, ALL_LEASES) for index in range(self._page.slots)])
-            self._template.end()
-        if self._stops > 1:
-            for pid, _ in self._supervision.living.values():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            self._answer_recalls([messages.Recall(seat, ALL_LEASES) for seat in self._supervision.living])
+            self._workforce.end()
+        elif stage is Stage.COLD and wanted is Stage.COLD:
+            logger.warning("stopping now: running tasks are interrupted", extra={"action": "cold_stop"})
+            self._enforcement.is_off = True
+            self._enforcement.cancel_all(self._workforce)
+        elif stage is Stage.KILLED:
+            self._enforcement.kill_all()
 
     # --- the router ------------------------------------------------------------------------------
 
@@ -307,8 +261,8 @@ class Node:
             "name": self._options.name,
             "page": self._page.path,
             "queues": list(self._info["queues"]),
-            "concurrency": self._page.slots,
-            "template_pid": self._template.pid,
+            "concurrency": self._info["concurrency"],
+            "template_pid": self._host_pid,
             "link": self._links,
             "app": self._info.get("app"),
         }
@@ -404,7 +358,7 @@ class Node:
 
     def _active(self) -> list[dict[str, Any]]:
         rows = []
-        for slot in range(self._page.slots):
+        for slot in self._supervision.living:
             running = self._page.running(slot)
             if running is not None:
                 rows.append(
@@ -424,6 +378,7 @@ class Node:
         self._link.send(messages.Bye("the node ends"))
         self._link.close(linger_ms=LINGER_MS)
         self._context.term()
+        self._workforce.close()
         self._processes.close()
         self._wakeup.close()
         self._page.close()  # the file is the router's to remove: it may tell a later one what had begun
@@ -438,8 +393,8 @@ def _make_page(path: str, slots: int) -> SlotPage:
         ) from None
 
 
-def run_node(options: NodeOptions, run_slot: RunSlot) -> int:
-    """Runs a node in this process until it is stopped by SIGTERM or SIGINT (again: cold). Returns its exit code.
+def run_node(options: NodeOptions, maker: SlotMaker) -> int:
+    """Runs a node in this process until it is stopped by a signal. Returns its exit code.
 
     Must be called before this process has any thread or ZeroMQ context.
 
@@ -447,44 +402,49 @@ def run_node(options: NodeOptions, run_slot: RunSlot) -> int:
         AppFailed: the app could not be loaded.
         RouterUnreachable: no router answered in `options.connect_s`.
     """
-    template = Template(options.load, run_slot)
+    pool = pools.find(options.pool)
+    files = SharedFiles(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC), stacks.make_file())
+    host, info = _hire(HostPlan(options.load, options.pool, maker, options.preload), files)
+    node = None
     try:
-        info = _load(template)
         place = options.place or locate.locate(info.get("broker_url"))
         locate.ensure_router(place, info.get("router_settings"))
-        info["queues"] = list(options.queues or (info["queue"],))
-        info["concurrency"] = options.concurrency or info.get("concurrency") or len(os.sched_getaffinity(0))
-        return _supervise(options, template, info, place)
-    finally:
-        template.close()
-
-
-def _load(template: Template) -> dict[str, Any]:
-    """What the template says of the app. An import that takes its time can be interrupted."""
-    try:
-        said = template.receive()
-    except BaseException:
-        template.kill()
-        raise
-    if said is None or said[0] != "loaded":
-        raise AppFailed(*(said[1:] if said else ("the process that loads the app died", "")))
-    info: dict[str, Any] = said[1]
-    return info
-
-
-def _supervise(options: NodeOptions, template: Template, info: dict[str, Any], place: locate.Place) -> int:
-    node = Node(options, template, info, place)
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        node.stop()
-        if number == signal.SIGQUIT:
-            node.stop()
-
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-        signal.signal(number, on_signal)
-    node.heed_signals()
-    options.on_loaded({**info, "mesh": place.mesh, "directory": place.directory})
-    try:
+        _complete(info, options, pool.concurrency())
+        node = Node(options, pool, host, files, info, place)
+        node.heed_signals()
+        options.on_loaded({**info, "mesh": place.mesh, "directory": place.directory, "pool": pool.name})
         return 0 if node.run() else 1
     finally:
-        node.close()
+        if node is not None:
+            node.close()
+        else:
+            host.kill()
+            host.close()
+        for fd in files:
+            os.close(fd)
+
+
+def _complete(info: dict[str, Any], options: NodeOptions, concurrency: int) -> None:
+    """What the command line says goes before what the app says."""
+    info["queues"] = list(options.queues or (info["queue"],))
+    info["concurrency"] = options.concurrency or info.get("concurrency") or concurrency
+
+
+def _hire(plan: HostPlan, files: SharedFiles) -> tuple[Template, dict[str, Any]]:
+    """A host that has the app, and what it says of it. An import that takes its time can be interrupted."""
+    host = Template.fork(plan, files)
+    try:
+        said = host.receive()
+        if said is None or said[0] != "loaded":
+            raise AppFailed(*(said[1:] if said else ("the process that loads the app died", "")))
+    except BaseException:
+        host.kill()
+        host.close()
+        raise
+    info: dict[str, Any] = said[1]
+    if not info["obstacle"]:
+        return host, info
+    warn_of_obstacle(info["obstacle"])
+    host.kill()
+    host.close()
+    return _hire(plan._replace(preload=False), files)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from mesh.exceptions import NotRegistered, TaskNameTaken
+
+#: Flags of a code object, as in `inspect`.
+_CO_COROUTINE: Final = 0x80
+_CO_ITERABLE_COROUTINE: Final = 0x100
 
 
 class TaskDefinition:
     """What runs under a name. A slot calls `run(*args, **kwargs)`, with `task` in front where `bind` is set."""
 
-    __slots__ = ("bind", "name", "run", "task", "throws")
+    __slots__ = ("bind", "is_async", "name", "run", "task", "throws")
 
     def __init__(
         self,
@@ -25,6 +29,7 @@ class TaskDefinition:
         self.run = run  #: the function as the user wrote it
         self.task = task  #: the Task that callers hold
         self.bind = bind
+        self.is_async = _is_coroutine_function(run)  #: a call of it is to be awaited
         self.throws = throws  #: expected: a FAILURE that is no news for the log
 
     @property
@@ -79,6 +84,15 @@ class Registry(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         return f"<Registry: {', '.join(self._definitions) or 'no tasks'}>"
+
+
+def _is_coroutine_function(run: Any) -> bool:
+    """As inspect.iscoroutinefunction, which would be a megabyte more in every process."""
+    run = getattr(run, "__func__", run)
+    while hasattr(run, "func"):  # functools.partial
+        run = run.func
+    code = getattr(run, "__code__", None)
+    return code is not None and bool(code.co_flags & (_CO_COROUTINE | _CO_ITERABLE_COROUTINE))
 
 
 def _shown(definition: TaskDefinition) -> str:

@@ -1,9 +1,9 @@
-"""What a task may know about its own run: `task.request`, and which run a thread is in."""
+"""What a task may know about its own run: `task.request`, and which run a thread, coroutine or greenlet is in."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from mesh import ids
@@ -23,16 +23,11 @@ class _Facts(NamedTuple):
     kwargs: Any
 
 
-class _Runs(threading.local):
-    """The runs a thread is in, innermost last: a task may call another like a function."""
-
-    def __init__(self) -> None:
-        self.stack: list[Any] = []
-        #: Called once each when the outermost run ends.
-        self.at_end: list[Callable[[], None]] = []
-
-
-_runs = _Runs()
+#: The runs that this thread, coroutine or greenlet is in, as (facts, those around it): a task may call another like a
+#: function.
+_runs: ContextVar[Any] = ContextVar("mesh runs", default=None)
+#: {identity of the facts of a run: what is called once when it ends}. Empty but for runs that have asked for it.
+_at_end: dict[int, list[Callable[[], None]]] = {}
 
 
 def enter_request(
@@ -45,44 +40,54 @@ def enter_request(
     args: Any = (),
     kwargs: Any = None,
 ) -> None:
-    """This thread begins a run. The slot calls it before each task, and `leave_request` after it, come what may."""
-    _runs.stack.append((task_id, name, attempt, flags, options, hostname, args, kwargs))
+    """A run begins here. The slot calls it before each task, and `leave_request` after it, come what may."""
+    _runs.set(((task_id, name, attempt, flags, options, hostname, args, kwargs), _runs.get()))
 
 
 def leave_request() -> None:
-    """This thread ends the run it began last."""
-    runs = _runs
-    runs.stack.pop()
-    if runs.at_end and not runs.stack:
-        at_end, runs.at_end = runs.at_end, []
-        for call in at_end:
+    """The run that has begun last here ends."""
+    facts, around = _runs.get()
+    _runs.set(around)
+    if _at_end:
+        for call in _at_end.pop(id(facts), ()):
             call()
 
 
 def when_run_ends(call: Callable[[], None]) -> None:
-    """Has this called, once, when the run that this thread is in has ended. It must not raise."""
-    _runs.at_end.append(call)
+    """Has this called, once, when the task that was sent and runs here has ended. It must not raise."""
+    _at_end.setdefault(id(current_run()), []).append(call)
 
 
 def current_name() -> str | None:
-    """The name of the task that this thread runs."""
-    stack = _runs.stack
-    return stack[-1][1] if stack else None
+    """The name of the task that runs here."""
+    run = _runs.get()
+    return run[0][1] if run is not None else None
 
 
-def current_run() -> tuple[bytes, str] | None:
-    """Id and name of the task that this thread runs. One that is called like a function is part of its caller."""
-    for facts in reversed(_runs.stack):
-        if facts[0] is not None:
-            return facts[0], facts[1]
-    return None
+def current_task_id() -> bytes | None:
+    """The id of the task that runs here."""
+    run = _runs.get()
+    return run[0][0] if run is not None else None
+
+
+def current_run() -> tuple[Any, ...] | None:
+    """The task that was sent and runs here: a tuple that begins with id and name, and is the same one all the time.
+
+    A task that is called like a function is part of its caller.
+    """
+    run = _runs.get()
+    while run is not None and run[0][0] is None:
+        run = run[1]
+    return None if run is None else run[0]
 
 
 def request_of(name: str) -> Request:
-    """The innermost run of this task in this thread; outside of one, what a direct call would see."""
-    for facts in reversed(_runs.stack):
-        if facts[1] == name:
-            return Request(*facts)
+    """The innermost run of this task here; outside of one, what a direct call would see."""
+    run = _runs.get()
+    while run is not None:
+        if run[0][1] == name:
+            return Request(*run[0])
+        run = run[1]
     return Request(None, name)
 
 
@@ -91,7 +96,6 @@ class Request:
 
     __slots__ = ("_facts",)
 
-    is_eager = False
     utc = True
 
     def __init__(
@@ -158,6 +162,11 @@ class Request:
     def called_directly(self) -> bool:
         """The task was called like a function, not sent."""
         return self._facts.task_id is None
+
+    @property
+    def is_eager(self) -> bool:
+        """It runs in the process that called it; no slot of a mesh does."""
+        return bool(self._option("eager"))
 
     @property
     def ignore_result(self) -> bool:

@@ -10,6 +10,7 @@ from mesh import ids, states
 from mesh.exceptions import InvalidCall, NoCurrentApp, OptionNotAvailable, TaskRevokedError, TimeoutError
 from mesh.interfaces import Ending, PendingCall, ResultReader
 from mesh.settings import Settings
+from mesh.waiting import Waiting
 
 R = TypeVar("R")
 
@@ -258,7 +259,7 @@ class AsyncResult(Generic[R]):
 
     def _ending(self, timeout: float | None) -> Ending:
         pending, reader = self._live()
-        if pending.ending is None and pending.failure is None and not reader.wait(pending, timeout):
+        if pending.ending is None and pending.failure is None and not _waited(reader, pending, timeout):
             raise TimeoutError(
                 f"the result of task {self.id}",
                 timeout or 0.0,
@@ -309,6 +310,12 @@ class AsyncResult(Generic[R]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpickled, (self.id, self._ignored)
+
+
+def _waited(reader: ResultReader, pending: PendingCall, timeout_s: float | None) -> bool:
+    """Waits for the outcome; in a task another slot may run meanwhile what it waits for."""
+    with Waiting():
+        return reader.wait(pending, timeout_s)
 
 
 def _unpickled(task_id: str, ignored: bool) -> AsyncResult[Any]:

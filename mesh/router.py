@@ -304,8 +304,7 @@ class Router:
             _remove(effect.path)
 
     def _process_ended(self, pid: int) -> None:
-        slot = self._owner.slot_of_pid(pid)
-        begun = slot_page.begun_of(*slot, pid) if slot is not None else None
+        begun = {index: slot_page.begun_of(page, index, pid) for page, index in self._owner.slots_of_pid(pid)}
         self._do(self._owner.process_ended(pid, begun, clock.now()))
 
     def _log_refusal(self, refused: messages.HelloRefused) -> None:

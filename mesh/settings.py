@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, get_type_hints
 
 from mesh.exceptions import InvalidSetting, UnsupportedURL
+from mesh.masking import masked
 from mesh.messages import LIMIT_MAX_S
 
+#: What the environment variable of each setting begins with.
+VARIABLE_PREFIX: Final = "MESH_"
 _SCHEME: Final = "mesh://"
 _QUEUE_CHARS_MAX: Final = 200
 QUEUE_NAME_RULE: Final = "a queue name of 1 to 200 characters without spaces and commas that does not begin with '-'"
@@ -35,12 +39,21 @@ class Settings(NamedTuple):
     task_time_limit: float | None = None
     task_soft_time_limit: float | None = None
     task_durability: str = "journaled"
+    task_always_eager: bool = False
+    task_eager_propagates: bool = False
     publish_unconfirmed_max: int = 100_000
     publish_timeout: float = 10.0
     result_expires: float | None = 86_400.0
     results_max_bytes: int = 256 << 20
     result_persistent: bool = False
     worker_concurrency: int | None = None
+    worker_pool: str = "prefork"
+    worker_max_tasks_per_child: int | None = None
+    worker_max_memory_per_child: int | None = None
+    worker_autoscale: tuple[int, int] | None = None
+    worker_max_blocked: int = 16
+    worker_shutdown_timeout: float | None = None
+    worker_soft_shutdown_timeout: float | None = None
     worker_redirect_stdouts: bool = True
     worker_redirect_stdouts_level: str = "WARNING"
     crash_budget: int = 3
@@ -153,6 +166,21 @@ def _optional(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda value: None if value is None else check(value)
 
 
+def _pool_name(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError
+    return value
+
+
+def _autoscale(value: Any) -> tuple[int, int]:
+    """Most and least, in either order; a single number is the most."""
+    numbers = (value, 0) if isinstance(value, int) else tuple(value)
+    least, most = sorted(_whole(0, 65_000)(one) for one in numbers)
+    if not most:
+        raise ValueError
+    return most, least
+
+
 def _modules(value: Any) -> tuple[str, ...]:
     names = (value,) if isinstance(value, str) else tuple(value or ())
     if not all(isinstance(name, str) and name for name in names):
@@ -209,12 +237,21 @@ class SettingSpec(NamedTuple):
     reason: str  #: what it does, and why the default is what it is
     check: Callable[[Any], Any]
     fixed: bool = True  #: can't change while the app has a client
-    variable: str | None = None  #: environment variable that has the last word
 
     @property
     def default(self) -> Any:
         """The value where nobody says another."""
         return Settings._field_defaults[self.name]
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that says it."""
+        return f"{VARIABLE_PREFIX}{self.name.upper()}"
+
+    @property
+    def kind(self) -> Any:
+        """Its type, as `Settings` annotates it: `float | None`, `tuple[str, ...]`."""
+        return _kinds()[self.name]
 
 
 _NAME_OR_DIR: Final = "mesh://NAME or mesh:///an/absolute/directory"
@@ -224,12 +261,12 @@ SETTINGS: Final[tuple[SettingSpec, ...]] = (
     SettingSpec(
         "broker_url", "URL", _NAME_OR_DIR,
         "Which mesh this app belongs to. None is the mesh called `default`: one machine needs no configuration.",
-        _optional(_broker_url), variable="MESH_BROKER_URL",
+        _optional(_broker_url),
     ),
     SettingSpec(
         "result_backend", "URL", "'rpc://'",
         "Results go straight to the caller and are kept by the router that owns the task; there is no other store.",
-        _result_backend, variable="MESH_RESULT_BACKEND",
+        _result_backend,
     ),
     SettingSpec(
         "broker_connection_timeout", "s", "seconds above 0",
@@ -301,6 +338,17 @@ SETTINGS: Final[tuple[SettingSpec, ...]] = (
         _durability, fixed=False,
     ),
     SettingSpec(
+        "task_always_eager", "bool", "True or False",
+        "Run each call at once in the process that makes it, and send nothing: for tests. Off, because it is no task "
+        "queue then.",
+        _boolean, fixed=False,
+    ),
+    SettingSpec(
+        "task_eager_propagates", "bool", "True or False",
+        "Raise what an eager call's task raises where it is called. Off: `get()` raises it, as with a real call.",
+        _boolean, fixed=False,
+    ),
+    SettingSpec(
         "publish_unconfirmed_max", "calls", "a whole number from 1 to 10000000",
         "How many calls may wait for the router's confirmation before apply_async blocks. 100 000 small calls are "
         "about 50 MB and one to two seconds of a router's work.",
@@ -333,6 +381,45 @@ SETTINGS: Final[tuple[SettingSpec, ...]] = (
         "worker_concurrency", "slots", "a whole number from 1, or None for the number of CPUs",
         "Slots of a node that is started without -c.",
         _optional(_whole(1)),
+    ),
+    SettingSpec(
+        "worker_pool", "pool", "the name of a pool",
+        "How a node runs tasks: prefork, threads, solo, asyncio, gevent, eventlet, or one that another package offers. "
+        "prefork: processes, on which every limit can be enforced.",
+        _pool_name,
+    ),
+    SettingSpec(
+        "worker_max_tasks_per_child", "tasks", "a whole number from 1, or None for no limit",
+        "After how many tasks a slot's process is replaced by a fresh one. No limit: only who has a leak needs one.",
+        _optional(_whole(1)),
+    ),
+    SettingSpec(
+        "worker_max_memory_per_child", "KiB", "a whole number from 1, or None for no limit",
+        "With how much resident memory a slot's process is replaced after its task. No limit, for the same reason.",
+        _optional(_whole(1)),
+    ),
+    SettingSpec(
+        "worker_autoscale", "slots", "(most, least), or None for a fixed number",
+        "Between how many slots a node has as many as it needs. None: idle slots cost next to nothing.",
+        _optional(_autoscale),
+    ),
+    SettingSpec(
+        "worker_max_blocked", "slots", "a whole number from 0",
+        "For how many tasks of a node that wait for another task a further slot stands in; beyond it they get "
+        "WouldDeadlock. 16 is deeper than recursion is meant to go.",
+        _whole(0, 1024),
+    ),
+    SettingSpec(
+        "worker_shutdown_timeout", "s", "seconds above 0, or None for as long as it takes",
+        "How long running tasks have in a warm stop, before it becomes a cold one. As long as it takes, as in Celery: "
+        "whoever stops the node knows better.",
+        _seconds_or_never,
+    ),
+    SettingSpec(
+        "worker_soft_shutdown_timeout", "s", "seconds above 0, or None for none",
+        "How long running tasks have in a cold stop, before they are interrupted. None: who asks for a cold stop wants "
+        "one.",
+        _seconds_or_never,
     ),
     SettingSpec(
         "worker_redirect_stdouts", "bool", "True or False",
@@ -418,13 +505,20 @@ SETTINGS: Final[tuple[SettingSpec, ...]] = (
 )  # fmt: skip
 
 
-def check(spec: SettingSpec, value: Any) -> Any:
-    """The value as it is kept.
+def check(spec: SettingSpec, value: Any, where: str = "") -> Any:
+    """The value as it is kept. `where` says in an error who gave it; a secret is not repeated there.
 
     Raises:
         InvalidSetting, UnsupportedURL: it is outside what the setting allows.
     """
     try:
         return spec.check(value)
+    except UnsupportedURL as error:
+        raise UnsupportedURL(error.url, error.option, error.instead, where) from None
     except (ValueError, TypeError):
-        raise InvalidSetting(spec.name, value, spec.allowed) from None
+        raise InvalidSetting(spec.name, masked(spec.name, value), spec.allowed, where) from None
+
+
+@functools.cache
+def _kinds() -> dict[str, Any]:
+    return get_type_hints(Settings)

@@ -1,6 +1,6 @@
-"""A slot: the process in which one task at a time runs.
+"""A slot: where one task at a time runs. A process, a thread or a coroutine, as its pool has it.
 
-One thread does everything; while user code runs, nothing else does.
+What runs the task does everything else too; while user code runs, nothing else does.
 
 It takes leases from its router, says in the slot page which one it begins, and sends each outcome twice: straight to
 the caller's reply socket where the two share a host, and to the owner, which has the last word (DESIGN D4, D8).
@@ -12,19 +12,26 @@ import contextlib
 import logging
 import math
 import os
+import resource
 import signal
+import threading
 import time
 from collections import OrderedDict
-from typing import Final, NamedTuple
+from collections.abc import Generator
+from typing import Any, Final
 
-from mesh import ids, locate, messages, transport
+from mesh import ids, locate, messages, transport, waiting
 from mesh.core.limits import RunLimits
+from mesh.core.supervision import Says
 from mesh.core.work import Ended, Lease, Work, outcomes_message, results_message
-from mesh.execution import Execution
+from mesh.exceptions import WouldDeadlock
+from mesh.execution import INTERRUPTED, Execution, Ran
+from mesh.interruption import Interruption
 from mesh.messages import Flag, Role
+from mesh.pools import hosting
+from mesh.pools.hosting import LoadedApp, SlotOrder
 from mesh.slot_page import SlotPage, name_bytes
 from mesh.states import Status
-from mesh.template import LoadedApp, SlotOrder, place_of
 
 logger = logging.getLogger(__name__)
 
@@ -34,19 +41,17 @@ CALLERS_MAX: Final = 64
 HELLO_AGAIN_S: Final = 0.2
 #: EX_SOFTWARE of sysexits.h.
 CRIPPLED_EXIT_CODE: Final = 70
-#: How long a slot that ends waits for the receipts of its last outcomes.
+#: How long a slot that is told to end waits for the receipts of its last outcomes. One that leaves because it has run
+#: all it may has as long as it takes: another one works in its place.
 LAST_RECEIPTS_S: Final = 2.0
-
-
-class SlotOptions(NamedTuple):
-    """What a slot needs to know."""
-
-    place: locate.Place
-    node: str
-    slot: int
-    queues: tuple[str, ...]
-    lifeline_fd: int  #: readable when the slot is to end
-    alarm_fd: int  #: an eventfd: the supervisor is to look at the time limits
+#: How long the last message may take to leave.
+LINGER_MS: Final = 500
+#: A slot that may run only so many tasks asks for its successor before the last tenth of them, but not earlier than a
+#: thousand ahead: that many tiny ones take longer than a fork.
+HEIR_AHEAD_SHARE: Final = 10
+HEIR_AHEAD_MAX: Final = 1000
+#: One that may only grow so large asks for it at this share of it.
+HEIR_AT_MEMORY: Final = 0.9
 
 
 class _Direct:
@@ -60,59 +65,132 @@ class _Direct:
 class Slot:
     """1. Runs leases in order. 2. Sends outcomes to callers and owner. 3. Joins whichever router is there."""
 
-    def __init__(self, options: SlotOptions, page: SlotPage, execution: Execution) -> None:
-        self._options = options
+    def __init__(
+        self,
+        order: SlotOrder,
+        lifeline_fd: int,
+        page: SlotPage,
+        execution: Execution,
+        context: Any = None,
+    ) -> None:
+        """`context` is that of the process, where other slots share it."""
+        self._order = order
+        self._place = locate.Place(order.mesh, order.directory, False)
+        self._lifeline_fd = lifeline_fd
         self._page = page
         self._execution = execution
         self._pid = os.getpid()
         self._incarnation = transport.fresh_incarnation()
-        self._work = Work(page.enter(options.slot, os.getpid()))
-        self._context = transport.context()
+        self._work = Work(page.enter(order.seat, os.getpid()))
+        self._context = context or transport.context()
+        self._shares_context = context is not None
         self._processes = transport.Processes()
         self._poller = transport.Poller()
-        self._poller.add(options.lifeline_fd)
+        self._poller.add(lifeline_fd)
         self._poller.add(self._processes.fileno())
         #: {id prefix: direct path}, least recently used first.
         self._direct: OrderedDict[bytes, _Direct] = OrderedDict()
         self._names: dict[str, bytes] = {}
         #: The slot page has limits, of the run before.
         self._has_limits = False
+        self._says = Says.STARTING
+        #: Runs so far.
+        self._runs = 0
+        #: With which of them it asks for its successor; 0 is never.
+        self._spent_with = order.tasks_max - min(HEIR_AHEAD_MAX, order.tasks_max // HEIR_AHEAD_SHARE)
+        self._may_be_spent = bool(order.tasks_max or order.memory_max_kib)
         self._ending_by_mono_s: float | None = None
         self._joined = False
         #: Counts the links to routers, so that a late HELLO over an earlier one is told from the last.
         self._links = 0
-        self._router = self._dial()
+        self._router: transport.Link | None = None
+        #: How many threads of the task wait for others.
+        self._waiting = 0
+        self._waiting_lock = threading.Lock()
 
     # --- the loop --------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Works until the lifeline says that it is to end."""
+        """Works in this thread until it has ended."""
+        waiting.set_host(self)
+        try:
+            steps = self._steps()
+            step: Lease | float | None = next(steps, _OVER)
+            while step is not _OVER:
+                answer: Any
+                if isinstance(step, Lease):
+                    answer = self._execution.run(step.record, step.frames)
+                else:
+                    answer = self._poller.wait(step)
+                step = _sent(steps, answer)
+        finally:
+            self.close()
+
+    async def run_async(self) -> None:
+        """Works as a coroutine until it has ended."""
+        waiting.set_host(self)
+        try:
+            steps = self._steps()
+            step: Lease | float | None = next(steps, _OVER)
+            while step is not _OVER:
+                answer: Any
+                if isinstance(step, Lease):
+                    answer = await self._execution.run_async(step.record, step.frames)
+                else:
+                    answer = await self._poller.wait_async(step)
+                step = _sent(steps, answer)
+        finally:
+            self.close()
+
+    def _steps(self) -> Generator[Lease | float | None, Any, None]:
+        """What the slot does, for whatever runs it. It yields a lease, to be told what came of it; or how long it waits
+        at most, to be told what is ready.
+        """
+        self._say(Says.WARM)
+        if self._order.standby:
+            yield from self._waited_for_its_turn()
+        if self._ending_by_mono_s is not None:
+            return
+        self._router = self._dial()
         while not self._is_over():
             if self._may_run():
-                self._run_next(self._work.waiting.popleft())
+                lease = self._work.waiting.popleft()
+                begun_ns = self._begin(lease)
+                if begun_ns:
+                    self._end(lease, begun_ns, (yield lease))
             else:
-                self._wait()
+                self._look_around((yield self._wait_s()))
             if not self._may_run():
                 self._end_if_crippled()
                 self._flush()
                 self._receive()
 
+    def _waited_for_its_turn(self) -> Generator[float | None, Any, None]:
+        while self._lifeline_fd not in (yield None):
+            pass
+        if not hosting.waits_for_its_turn(self._lifeline_fd):
+            self._ending_by_mono_s = 0.0
+
     def _may_run(self) -> bool:
-        return bool(self._work.waiting) and self._joined and not self._work.is_full
+        work = self._work
+        return bool(work.waiting) and self._joined and not work.is_full and self._ending_by_mono_s is None
 
     def _is_over(self) -> bool:
         if self._ending_by_mono_s is None:
             return False
         return not self._work.unreceipted or time.monotonic() >= self._ending_by_mono_s
 
-    def _wait(self) -> None:
+    def _wait_s(self) -> float | None:
         deadlines = [self._work.next_deadline_mono_s(), self._ending_by_mono_s]
         if not self._joined:
             deadlines.append(self._hello_mono_s + HELLO_AGAIN_S)
         known = [deadline for deadline in deadlines if deadline is not None]
-        ready = self._poller.wait(max(0.0, min(known) - time.monotonic()) if known else None)
-        if self._options.lifeline_fd in ready:
-            self._begin_to_end()
+        return max(0.0, min(known) - time.monotonic()) if known else None
+
+    def _look_around(self, ready: dict[Any, int]) -> None:
+        if self._lifeline_fd in ready and not hosting.waits_for_its_turn(self._lifeline_fd):
+            self._poller.remove(self._lifeline_fd)
+            self._leave(LAST_RECEIPTS_S)
         if self._processes.fileno() in ready and self._processes.ended():
             self._rejoin()
         if not self._joined and time.monotonic() >= self._hello_mono_s + HELLO_AGAIN_S:
@@ -123,18 +201,57 @@ class Slot:
     def _send_again(self) -> None:
         outcomes, returned = self._work.overdue(time.monotonic())
         if outcomes:
-            self._router.send(*outcomes_message(outcomes))
+            self._send(*outcomes_message(outcomes))
         if returned is not None:
-            self._router.send(returned)
+            self._send(returned)
 
-    def _begin_to_end(self) -> None:
-        self._poller.remove(self._options.lifeline_fd)
-        self._ending_by_mono_s = time.monotonic() + LAST_RECEIPTS_S
+    # --- waiting ---------------------------------------------------------------------------------
+
+    def begins_to_wait(self) -> None:
+        """The task waits for another one. As `waiting.Host`; several threads of a task may wait at once."""
+        if os.getpid() != self._pid:
+            return  # a process that the task has forked: it keeps no slot
+        with self._waiting_lock:
+            if not self._waiting:
+                self._block()
+            self._waiting += 1
+
+    def waited(self) -> None:
+        """The task goes on. As `waiting.Host`."""
+        if os.getpid() != self._pid:
+            return
+        with self._waiting_lock:
+            self._waiting -= 1
+            if not self._waiting:
+                self._say(self._says, blocked=False)
+                self._send(messages.Blocked(False))
+
+    def _block(self) -> None:
+        """Gives back what it has not begun, and has the node start a slot that stands in for it."""
+        most = self._order.blocked_max
+        if most < 0:
+            raise WouldDeadlock(
+                "get() in a task would wait for ever: the pool of this node has one slot, which the task keeps. "
+                "Run the node with -P prefork, or make a chain or a callback of it."
+            )
+        self._page.say(self._order.seat, self._says, blocked=True)
+        if self._page.blocked() > most:
+            self._page.say(self._order.seat, self._says, blocked=False)
+            raise WouldDeadlock(
+                f"get() in a task: {most} tasks of this node wait for others already, and worker_max_blocked allows no "
+                "more. Raise it, or make a chain or a callback of it."
+            )
+        self._flush()
         if self._work.waiting:
             self._return([lease.number for lease in self._work.waiting])
             self._work.waiting.clear()
+        self._send(messages.Blocked(True))
+        self._ring()
 
-    def _run_next(self, lease: Lease) -> None:
+    # --- running ---------------------------------------------------------------------------------
+
+    def _begin(self, lease: Lease) -> int:
+        """Writes a lease as begun. When, in monotonic ns; 0 where it must not run, and goes back."""
         work = self._work
         if work.must_send_before(lease, time.monotonic()):
             self._flush()
@@ -146,37 +263,86 @@ class Slot:
         limits = self._execution.limits_of(name, options)
         if limits or self._has_limits:
             self._write_limits(limits, begun)
-        if not self._page.begin(self._options.slot, lease.number, task_id, encoded, attempt, wall_s, begun):
+        if not self._page.begin(self._order.seat, lease.number, task_id, encoded, attempt, wall_s, begun):
             self._return([lease.number])
-            return
+            return 0
         if limits:
             self._ring_if_overlooked(limits, begun)
         if flags & Flag.TRACK_STARTED:
-            self._router.send(messages.Started(lease.number, wall_s))
-        ran = self._execution.run(lease.record, lease.frames)
+            self._send(messages.Started(lease.number, wall_s))
+        self._runs += 1
+        if self._runs == self._spent_with:
+            self._say(Says.SPENT)
+        return begun
+
+    def _end(self, lease: Lease, begun_ns: int, ran: Ran) -> None:
+        """A lease has run."""
         if os.getpid() != self._pid:
             # A process that the task has forked came out of it too. It is no slot, and has nothing to say.
             os._exit(0)
-        runtime_us = (time.monotonic_ns() - begun) // 1000
-        self._page.end(self._options.slot)
+        if ran.status == INTERRUPTED:
+            self._leave()  # the page goes on saying that it runs: its node tells what becomes of it
+            return
+        work = self._work
+        runtime_us = (time.monotonic_ns() - begun_ns) // 1000
+        self._page.end(self._order.seat)
         if ran.status == Status.RETRY:
             work.retries(lease, runtime_us, ran.body, ran.eta_wall_s, ran.call, time.monotonic())
         else:
             work.ended(lease, ran.status, runtime_us, ran.body, ran.frames, time.monotonic(), ran.cause)
+        if self._may_be_spent and self._is_spent():
+            self._leave()
+
+    def _is_spent(self) -> bool:
+        """Whether it has run all it may, or has grown too large."""
+        if 0 < self._order.tasks_max <= self._runs:
+            return True
+        most_kib = self._order.memory_max_kib
+        if not most_kib:
+            return False
+        has_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        if has_kib >= HEIR_AT_MEMORY * most_kib and self._says < Says.SPENT:
+            self._say(Says.SPENT)
+        return has_kib >= most_kib
+
+    def _leave(self, within_s: float = math.inf) -> None:
+        """Begins nothing from here on, and ends when all outcomes are receipted, or the time is over."""
+        left_already = self._ending_by_mono_s is not None
+        self._ending_by_mono_s = time.monotonic() + within_s
+        if left_already:
+            return
+        self._send(messages.Bye("the slot leaves"))
+        if self._work.waiting:
+            self._return([lease.number for lease in self._work.waiting])
+            self._work.waiting.clear()
+        self._say(Says.DONE)
+
+    def _say(self, says: Says, *, blocked: bool = False) -> None:
+        self._says = says
+        self._page.say(self._order.seat, says, blocked=blocked)
+        self._ring()
+
+    def _ring(self) -> None:
+        with contextlib.suppress(OSError):  # a task that has closed it has closed more, see `_end_if_crippled`
+            os.eventfd_write(self._order.alarm_fd, 1)
+
+    def interrupt(self) -> None:
+        """Raises in the task what is due. As `HostedSlot.interrupt`."""
+        self._execution.interruption.strike()
 
     def _write_limits(self, limits: RunLimits, begun: int) -> None:
         self._has_limits = bool(limits)
-        self._page.limit(self._options.slot, math.ceil(limits.hard_s * 1e9), math.ceil(limits.soft_s * 1e9), begun)
-        self._execution.soft_deadline_mono_s = begun / 1e9 + limits.soft_s if limits.soft_s else math.inf
+        self._page.limit(self._order.seat, math.ceil(limits.hard_s * 1e9), math.ceil(limits.soft_s * 1e9), begun)
+        soft_mono_s = begun / 1e9 + limits.soft_s if limits.soft_s else math.inf
+        self._execution.interruption.soft_deadline_mono_s = soft_mono_s
 
     def _ring_if_overlooked(self, limits: RunLimits, begun: int) -> None:
         first_s = min(one for one in limits if one)
-        if self._page.is_overlooked(self._options.slot, begun + int(first_s * 1e9)):
-            with contextlib.suppress(OSError):  # a task that has closed it has closed more, see `_end_if_crippled`
-                os.eventfd_write(self._options.alarm_fd, 1)
+        if self._page.is_overlooked(self._order.seat, begun + int(first_s * 1e9)):
+            self._ring()
 
     def _return(self, leases: list[int]) -> None:
-        self._router.send(self._work.returned(leases, time.monotonic()))
+        self._send(self._work.returned(leases, time.monotonic()))
 
     # --- outcomes --------------------------------------------------------------------------------
 
@@ -187,7 +353,7 @@ class Slot:
         unsent, by_caller = self._work.take_unsent(time.monotonic())
         self._tell_callers(by_caller)
         if self._joined:
-            self._router.send(*outcomes_message(unsent))
+            self._send(*outcomes_message(unsent))
 
     def _tell_callers(self, by_caller: dict[bytes, list[Ended]]) -> None:
         for prefix, ended in by_caller.items():
@@ -211,7 +377,7 @@ class Slot:
         return False
 
     def _dial_caller(self, prefix: bytes) -> None:
-        path = locate.reply_path(self._options.place.directory, ids.read(ids.stamp(prefix, 0)).incarnation)
+        path = locate.reply_path(self._place.directory, ids.read(ids.stamp(prefix, 0)).incarnation)
         if not os.path.exists(path):
             return
         if len(self._direct) >= CALLERS_MAX:
@@ -236,18 +402,17 @@ class Slot:
 
     def _dial(self) -> transport.Link:
         self._links += 1
-        link = transport.Link(self._context, locate.inbox_url(self._options.place))
+        link = transport.Link(self._context, locate.inbox_url(self._place))
         self._poller.add(link)
         link.send(self._hello())
         self._hello_mono_s = time.monotonic()
         return link
 
     def _hello(self) -> messages.Hello:
-        options = self._options
         info = {
-            "node": options.node,
-            "index": options.slot,
-            "queues": list(options.queues),
+            "node": self._order.node,
+            "index": self._order.seat,
+            "queues": list(self._order.queues),
             "last_lease": self._work.last_lease,
             "unreceipted": self._work.unreceipted_leases(),
             "link": self._links,
@@ -256,7 +421,7 @@ class Slot:
             messages.PROTOCOL_MAJOR,
             messages.PROTOCOL_MINOR,
             Role.SLOT,
-            options.place.mesh,
+            self._place.mesh,
             self._incarnation,
             os.getpid(),
             info,
@@ -265,9 +430,15 @@ class Slot:
     def _rejoin(self) -> None:
         """Says HELLO anew, over a new link, so that nothing meant for an earlier router reaches the next one."""
         self._joined = False
-        self._poller.remove(self._router)
-        self._router.close()
+        if self._router is not None:
+            self._poller.remove(self._router)
+            self._router.close()
         self._router = self._dial()
+
+    def _send(self, message: messages.Message, frames: tuple[messages.Buffer, ...] = ()) -> None:
+        """To the router. What is lost with it is sent again once there is another, where it matters."""
+        if self._router is not None:
+            self._router.send(message, frames)
 
     def _end_if_crippled(self) -> None:
         """A task that has closed every descriptor has closed the slot's too: nothing can be sent or heard any more.
@@ -275,14 +446,14 @@ class Slot:
         The process ends at once, as if it had crashed; the task is charged with that.
         """
         try:
-            os.fstat(self._options.lifeline_fd)
+            os.fstat(self._lifeline_fd)
         except OSError:
             os._exit(CRIPPLED_EXIT_CODE)
 
     def _receive(self) -> None:
-        for message, frames in self._router.receive():
+        for message, frames in self._router.receive() if self._router is not None else ():
             if isinstance(message, messages.Tasks) and self._joined:
-                self._work.take(message, frames)
+                self._take(message, frames)
             elif isinstance(message, messages.Receipt):
                 self._work.receipt(message.upto)
             elif isinstance(message, messages.HelloOk):
@@ -298,39 +469,72 @@ class Slot:
             if not direct.up:
                 self._look_for_hello_ok(prefix, direct)
 
+    def _take(self, tasks: messages.Tasks, frames: tuple[messages.Buffer, ...]) -> None:
+        self._work.take(tasks, frames)
+        if self._ending_by_mono_s is not None and self._work.waiting:
+            self._return([lease.number for lease in self._work.waiting])
+            self._work.waiting.clear()
+
     def _join(self, router_pid: int) -> None:
         if self._joined or not self._processes.watch(router_pid):
             return  # a router that is dead already has a successor, who gets a HELLO of its own
         self._joined = True
         again = self._work.rejoin()
         if again:
-            self._router.send(*outcomes_message(again))
+            self._send(*outcomes_message(again))
+        if self._ending_by_mono_s is not None:
+            self._send(messages.Bye("the slot leaves"))
+        elif self._says < Says.WORKING:
+            self._say(Says.WORKING)
 
     def close(self) -> None:
         """Leaves the router in good order and gives everything back."""
         with contextlib.suppress(Exception):
-            self._router.send(messages.Bye("the slot ends"))
+            self._send(messages.Bye("the slot ends"))
         for prefix in list(self._direct):
             self._drop(prefix)
-        self._router.close(linger_ms=500)
-        self._context.term()
+        if self._router is not None:
+            self._router.close(linger_ms=LINGER_MS)
+        if not self._shares_context:
+            self._context.term()
         self._processes.close()
+        self._poller.close()
+        self._execution.close()
+        self._page.close()
 
 
-def run_slot(app: LoadedApp, order: SlotOrder, lifeline_fd: int) -> None:
-    """What a process forked from the template does until it ends."""
-    os.register_at_fork(after_in_child=_default_signals)
-    place = place_of(order)
-    page = SlotPage(order.page_path, order.slots, create=False)
-    options = SlotOptions(place, order.node, order.slot, order.queues, lifeline_fd, order.alarm_fd)
-    execution = Execution(app.registry, order.node, _log_failure, RunLimits(*app.info.get("limits", ())))
-    slot = Slot(options, page, execution)
-    signal.signal(signal.SIGUSR1, lambda number, frame: execution.interrupt())
+_OVER: Final = -1.0
+
+
+def _sent(steps: Generator[Lease | float | None, Any, None], answer: Any) -> Lease | float | None:
     try:
-        slot.run()
-    finally:
-        slot.close()
-        page.close()
+        return steps.send(answer)
+    except StopIteration:
+        return _OVER
+
+
+class Slots:
+    """Makes the slots of this process, as `hosting.SlotMaker`. Those that share it share a ZeroMQ context."""
+
+    def __init__(self) -> None:
+        self._context: Any = None
+
+    def make(self, app: LoadedApp, order: SlotOrder, lifeline_fd: int) -> Slot:
+        """A slot of this app."""
+        page = SlotPage(order.page_path, order.seats, create=False)
+        interruption = Interruption(lambda: page.is_cancelled(order.seat), from_other_threads=order.shares_process)
+        execution = Execution(app.registry, order.node, _log_failure, RunLimits(*order.limits), interruption)
+        if not order.shares_process:
+            os.register_at_fork(after_in_child=_default_signals)
+        elif self._context is None:
+            self._context = transport.context()
+        return Slot(order, lifeline_fd, page, execution, self._context)
+
+    def close(self) -> None:
+        """Sends what is still to be sent."""
+        if self._context is not None:
+            self._context.term()
+            self._context = None
 
 
 def _default_signals() -> None:

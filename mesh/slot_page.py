@@ -1,7 +1,7 @@
 """The slot page: one mmapped file a node, one record a slot, in which slots say what they have begun (DESIGN D4).
 
-A record is written by its slot, but for two words: `withdrawn`, which the supervisor raises, and when it looks at time
-limits next. Anybody of the same user may read it; nobody needs a lock:
+A record is written by its slot, but for three words: `withdrawn`, which the supervisor raises, when it looks at time
+limits next, and which lease it wants to end early. Anybody of the same user may read it; nobody needs a lock:
 
 - The slot writes `begun = n`, then looks at `withdrawn`. It runs lease n only where `withdrawn < n`; else it returns n.
 - The supervisor raises `withdrawn`, waits `SETTLE_S`, then reads `begun`: what lies above it was not begun and never
@@ -39,8 +39,12 @@ _ENTERED: Final = 32  #: the last lease that a predecessor of this process can h
 _HARD: Final = 48  #: how long the begun lease may run, ns; 0 is without end
 _SOFT: Final = 56
 _DETAIL: Final = 64
+_SAYS: Final = 224  #: core.supervision.Says of the slot, and `_BLOCKED`
+_CANCELLED: Final = 248  #: the lease that is to end early; the supervisor writes it
 _BEGUN_AT: Final = 232  #: when the begun lease began, monotonic ns; written where it has a limit
 _LOOK_AT: Final = 240  #: when the supervisor looks at the limits next, monotonic ns; the supervisor writes it
+
+_BLOCKED: Final = 0x100
 
 _WORD: Final = struct.Struct("=Q")
 _WORD_BYTES: Final = 8
@@ -93,8 +97,8 @@ class SlotPage:
         fd = os.open(path, flags, 0o600)
         try:
             if create:
-                # Its room is taken now: a slot that writes to it on a full disk would be ended by SIGBUS.
-                os.posix_fallocate(fd, 0, _page_bytes(slots))
+                os.truncate(fd, _page_bytes(slots))
+                os.posix_fallocate(fd, 0, slots * RECORD_BYTES)
             self._map = mmap.mmap(fd, _page_bytes(slots))
             #: The same bytes as words. Only so is a word written whole: `struct.pack_into` clears its bytes first, and
             #: another process could read the zero in between.
@@ -112,6 +116,7 @@ class SlotPage:
         base = slot * RECORD_BYTES
         last = max(self._read(base + _BEGUN), self._read(base + _WITHDRAWN))
         self._write(base + _RUNNING, 0)
+        self._write(base + _SAYS, 0)
         self.limit(slot, 0, 0, 0)
         self._write(base + _ENTERED, last)
         self._write(base + _PID, pid)
@@ -153,7 +158,44 @@ class SlotPage:
         """The begun lease does not run any more."""
         self._map[slot * RECORD_BYTES + _RUNNING] = 0
 
+    def say(self, slot: int, says: int, *, blocked: bool = False) -> None:
+        """What the slot says of itself; it then rings the supervisor."""
+        self._write(slot * RECORD_BYTES + _SAYS, says | (_BLOCKED if blocked else 0))
+
+    def blocked(self) -> int:
+        """How many slots of the page wait in a task for another one."""
+        words = self._words
+        return sum(
+            1 for at in range(_SAYS, self.slots * RECORD_BYTES, RECORD_BYTES) if words[at // _WORD_BYTES] & _BLOCKED
+        )
+
+    def is_cancelled(self, slot: int) -> bool:
+        """Whether what the slot has begun last is to end early."""
+        base = slot * RECORD_BYTES
+        return self._read(base + _CANCELLED) == self._read(base + _BEGUN)
+
     # --- the supervisor's side -------------------------------------------------------------------
+
+    def make_room(self, slot: int) -> None:
+        """Before a slot is started here: one that writes where the disk has no room would be ended by SIGBUS.
+
+        Raises:
+            OSError: there is no room.
+        """
+        fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            os.posix_fallocate(fd, _ring_at(self.slots, slot, 0), BEGINNINGS * _BEGINNING.size)
+        finally:
+            os.close(fd)
+
+    def said(self, slot: int) -> tuple[int, bool]:
+        """What the slot says of itself, and whether it waits in a task for another one."""
+        word = self._read(slot * RECORD_BYTES + _SAYS)
+        return word & ~_BLOCKED, bool(word & _BLOCKED)
+
+    def cancel(self, slot: int, lease: int) -> None:
+        """This lease is to end early, if the slot has begun no other. The slot is then to be interrupted."""
+        self._write(slot * RECORD_BYTES + _CANCELLED, lease)
 
     def withdraw(self, slot: int, upto: int) -> None:
         """No lease up to this one may begin from here on. Read `begun` after `SETTLE_S`."""
@@ -288,6 +330,8 @@ def _beginnings(page: bytes, slots: int, slot: int) -> Beginnings:
     base = slot * RECORD_BYTES
     begun, pid, entered = (_WORD.unpack_from(page, base + at)[0] for at in (_BEGUN, _PID, _ENTERED))
     found = Beginnings(slot, pid, [])
+    if not begun:
+        return found
     first = _ring_at(slots, slot, 0)
     ring = page[first : first + BEGINNINGS * _BEGINNING.size]
     seen = set()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, ParamSpec, Protocol, TypeVar, cast
 
 from mesh import calling
 from mesh.arity import arity_of, complaint
 from mesh.bodies import encode_call
-from mesh.calling import CallOptions, Defaults, TaskOptions
+from mesh.calling import CallOptions, Defaults, EagerRun, TaskOptions, eager_run
 from mesh.exceptions import (
     InvalidCall,
     MaxRetriesExceededError,
@@ -23,6 +23,9 @@ from mesh.interfaces import PendingCall
 from mesh.request import Request, enter_request, leave_request, request_of
 from mesh.results import AsyncResult, ResultSource, default_source
 
+if TYPE_CHECKING:
+    from mesh.eager import EagerResult
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -33,7 +36,7 @@ RETRY_DELAY_S: Final = 180.0
 _CO_GENERATOR: Final = 0x20
 _CO_COROUTINE: Final = 0x80
 _CO_ASYNC_GENERATOR: Final = 0x200
-_UNRUNNABLE: Final = {_CO_COROUTINE: "async def", _CO_ASYNC_GENERATOR: "async def", _CO_GENERATOR: "yield"}
+_UNRUNNABLE: Final = {_CO_ASYNC_GENERATOR: "async def with yield", _CO_GENERATOR: "yield"}
 
 
 class App(ResultSource, Protocol):
@@ -58,6 +61,7 @@ class _Plan(NamedTuple):
     flags: int
     expires: Any
     ignored: bool
+    promise: Callable[..., AsyncResult[Any]]
 
 
 class Task(Generic[P, R]):
@@ -141,13 +145,15 @@ class Task(Generic[P, R]):
             RouterUnreachable: no router answered on first use.
             SubmitBlocked: too many calls wait for the router's confirmation.
         """
+        if eager_run.get() is not None:
+            return self.apply_async(args, kwargs)
         plan = self._plan or self._prepare()
-        submit, client, fewest, most, name, queue, priority, flags, expires, ignored = plan
+        submit, client, fewest, most, name, queue, priority, flags, expires, ignored, promise = plan
         if kwargs or not fewest <= len(args) <= most:
             self._check_arguments(args, kwargs)
         body, frames = encode_call(args, kwargs)
         rare = None if expires is None else {"expires": calling.expiry(expires, self.app.settings)}
-        return AsyncResult(submit(name, queue, priority, flags, body, frames, rare), client, self.app, ignored)
+        return promise(submit(name, queue, priority, flags, body, frames, rare), client, self.app, ignored)
 
     def apply_async(
         self,
@@ -211,6 +217,30 @@ class Task(Generic[P, R]):
             soft_time_limit=soft_time_limit,
         )
         return send(self.app, self.name, positional, named, options, confirm)
+
+    def apply(
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        task_id: str | None = None,
+        *,
+        throw: bool | None = None,
+        **options: Any,
+    ) -> EagerResult[R]:
+        """Runs a call here and now, to its end, with what `apply_async` takes; nothing is sent.
+
+        It is to the task what a run in a slot is, its retries too, for which nobody waits; calls that it makes run here
+        and now as well. With `throw` what `get()` would raise is raised; None leaves it to `task_eager_propagates`.
+
+        Raises:
+            Exception: as `apply_async` before it sends; with `throw` as `get()`.
+        """
+        calling.refuse_unknown("apply", options.keys() - set(calling.NAMES))
+        token = eager_run.set(EagerRun(None if throw is None else calling.check_boolean("throw", throw)))
+        try:
+            return cast("EagerResult[R]", self.apply_async(args, kwargs, task_id, **options))
+        finally:
+            eager_run.reset(token)
 
     def AsyncResult(self, task_id: str) -> AsyncResult[R]:
         """The result of a call made anywhere, by its id."""
@@ -281,8 +311,10 @@ class Task(Generic[P, R]):
             flags=defaults.flags,
             expires=defaults.expires,
             ignored=bool(defaults.flags & calling.IGNORE_RESULT),
+            promise=_promise_of(client),
         )
-        object.__setattr__(self, "_plan", plan)
+        if eager_run.get() is None:  # in an eager run the client is another than elsewhere
+            object.__setattr__(self, "_plan", plan)
         return plan
 
     def _check_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -328,7 +360,7 @@ def send(
     body, frames = encode_call(args, kwargs)
     client, ignored = app.client, bool(options.flags & calling.IGNORE_RESULT)
     pending = client.submit(name, options.queue, options.priority, options.flags, body, frames, options.rare)
-    result: AsyncResult[Any] = AsyncResult(pending, client, app, ignored)
+    result = _promise_of(client)(pending, client, app, ignored)
     patience_s = app.settings.publish_timeout
     if confirm and not result.confirmed(patience_s):
         look = f"look with app.AsyncResult({result.id!r}).state before you send it again."
@@ -336,6 +368,12 @@ def send(
         remedy = f"{why}The call may still arrive: {look}"
         raise TimeoutError(f"the router's confirmation of task {result.id}", patience_s, remedy)
     return result
+
+
+def _promise_of(client: Any) -> Callable[..., AsyncResult[Any]]:
+    """What makes the result of a call that this client takes."""
+    promise: Callable[..., AsyncResult[Any]] = getattr(client, "result_type", AsyncResult)
+    return promise
 
 
 def check_arguments(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -12,6 +12,7 @@ import logging
 import sys
 import threading
 from collections.abc import Iterable
+from contextvars import ContextVar
 from typing import Any, Final, TextIO
 
 from mesh import ids
@@ -20,7 +21,7 @@ from mesh.request import current_run, when_run_ends
 #: A line is cut here, so that text without line ends takes no more memory than this.
 LINE_CHARS_MAX: Final = 1 << 16
 
-Run = tuple[bytes, str]  #: id and name of a task
+Run = tuple[Any, ...]  #: as `request.current_run` has it
 
 
 def capture(level: int) -> None:
@@ -29,49 +30,61 @@ def capture(level: int) -> None:
     sys.stderr = LoggedStream(sys.stderr, logging.getLogger("mesh.task.stderr"), level)
 
 
-class _Line(threading.local):
-    """The line that a thread has begun."""
+class _Line:
+    """The line that a task has begun; outside of tasks, that a thread has."""
 
-    def __init__(self) -> None:
+    def __init__(self, run: Run | None) -> None:
         self.text = ""
-        self.run: Run | None = None  #: whose text it is
+        self.run = run  #: whose text it is
+        self.thread = threading.get_ident()
         self.is_awaited = False  #: the end of the run will end it
-        self.is_logging = False  #: what is written now comes from the logging of a line
+
+
+class _Logging(threading.local):
+    """Whether what a thread writes now comes from the logging of a line."""
+
+    is_on = False
 
 
 class LoggedStream(io.TextIOBase):
-    """A text stream whose lines are logged. Any thread may write to it; each has a line of its own."""
+    """A text stream whose lines are logged. Any thread or coroutine may write; each task has a line of its own."""
 
     def __init__(self, behind: TextIO, logger: logging.Logger, level: int) -> None:
         """`behind` is what it stands for: it has the descriptor, and gets what logging itself has to say."""
         self._behind = behind
         self._logger = logger
         self._level = level
-        self._line = _Line()
+        self._lines: ContextVar[_Line | None] = ContextVar("mesh line", default=None)
+        self._logging = _Logging()
         self.buffer: Final = _Bytes(self)
 
     def write(self, text: str) -> int:
         """Logs the lines that end in it; what is behind the last line end waits for more, or for the end of the run."""
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        line = self._line
-        if line.is_logging:
+        if self._logging.is_on:
             self._write_behind(text)
             return len(text)
-        run = current_run()
-        if line.text and line.run != run:
-            self._end_line()
+        line = self._current_line()
         *whole, begun = (line.text + text).split("\n")
-        line.run, line.text = run, ""
+        line.text = ""
         for one in whole:
-            self._log(one, run)
+            self._log(one, line.run)
         line.text = _last_overwritten(begun)
         if len(line.text) > LINE_CHARS_MAX:
-            self._end_line()
-        elif line.text and run is not None and not line.is_awaited:
+            self._end(line)
+        elif line.text and line.run is not None and not line.is_awaited:
             line.is_awaited = True
-            when_run_ends(self._end_run)
+            when_run_ends(lambda: self._end(line))
         return len(text)
+
+    def _current_line(self) -> _Line:
+        """The line of the task that runs here. One that this context has from elsewhere is not touched."""
+        run, line = current_run(), self._lines.get()
+        if line is None or line.run is not run or line.thread != threading.get_ident():
+            line = _Line(run)
+            self._lines.set(line)
+        return line
 
     def writelines(self, lines: Iterable[str], /) -> None:  # type: ignore[override]
         """As `write` of each."""
@@ -80,15 +93,12 @@ class LoggedStream(io.TextIOBase):
 
     def flush(self) -> None:
         """In a task nothing: a line is logged when it ends. Outside of one a line that has no end is logged."""
-        if not self._line.is_logging and current_run() is None:
-            self._end_line()
+        line = self._lines.get()
+        if line is not None and line.run is None and not self._logging.is_on and current_run() is None:
+            self._end(line)
 
-    def _end_run(self) -> None:
-        self._line.is_awaited = False
-        self._end_line()
-
-    def _end_line(self) -> None:
-        line = self._line
+    def _end(self, line: _Line) -> None:
+        line.is_awaited = False
         text, line.text = line.text, ""
         self._log(text, line.run)
 
@@ -97,11 +107,11 @@ class LoggedStream(io.TextIOBase):
         if not text:
             return
         fields = {} if run is None else {"task": ids.to_text(run[0]), "task_name": run[1]}
-        self._line.is_logging = True
+        self._logging.is_on = True
         try:
             self._logger.log(self._level, "%s", text, extra=fields)
         finally:
-            self._line.is_logging = False
+            self._logging.is_on = False
 
     def _write_behind(self, text: str) -> None:
         try:

@@ -1,94 +1,112 @@
-"""The template: a child of the node that imports the app once and forks a slot of it on command (DESIGN D5).
+"""The host of a node's slots: a child that imports the app, and from which, or in which, slots run (DESIGN D5).
 
-It is forked before any thread or ZeroMQ context exists, so that its forks are clean, and freezes the garbage
-collector, so that slots share its memory. It speaks with the supervisor over a socket pair, one msgpack array a
-packet: to the template a SlotOrder; from it `["loaded", info]`, `["failed", text, traceback]`,
-`["spawned", slot, pid]`, `["exited", pid, wait status, peak RSS in KiB]`.
+For the pool that forks it is the *template*: it has no thread and no ZeroMQ context, so that its forks are clean, and
+freezes the garbage collector, so that slots share its memory. `mesh.pools` says how the other pools run slots in it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import json
 import logging
 import os
-import select
 import signal
 import socket
+import subprocess
 import sys
-import threading
 import traceback
-from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple, NoReturn
 
 import msgpack
 
-from mesh import locate
+from mesh import pools, preloading, stacks
 from mesh.exceptions import MeshError
-from mesh.registry import Registry
+from mesh.pools.hosting import Channel, LoadedApp, Pool, SlotMaker, SlotOrder, die_with_parent
 
 logger = logging.getLogger(__name__)
 
-_PR_SET_PDEATHSIG: Final = 1
-#: Largest packet between template and supervisor: the list of task names is the longest.
 _PACKET_BYTES: Final = 1 << 20
+#: How much of a traceback the supervisor is told.
+_TRACEBACK_CHARS: Final = 100_000
+#: Tells a program that is started anew that it is to be a host: what a `_Berth` says, as JSON.
+VARIABLE: Final = "MESH_HOST"
 
 
-class LoadedApp(NamedTuple):
-    """What loading the user's app yields, in the template."""
+class HostPlan(NamedTuple):
+    """What a host does."""
 
-    registry: Registry
-    #: "app", "tasks", "queue" (default), "concurrency", "broker_url", "router_settings", "limits" (hard and soft, s)
-    info: dict[str, Any]
-
-
-class SlotOrder(NamedTuple):
-    """What the supervisor says when it wants a slot."""
-
-    slot: int
-    mesh: str
-    directory: str
-    node: str
-    queues: tuple[str, ...]
-    page_path: str
-    slots: int
-    alarm_fd: int  #: an eventfd of the supervisor, inherited: a run begins whose limit it would overlook
+    load: Callable[[], LoadedApp]  #: imports the app
+    pool: str
+    maker: SlotMaker
+    preload: bool = True  #: import the app once, before slots are forked, and not in each of them
 
 
-#: Runs a slot in the forked child until it ends: (app, order, lifeline descriptor).
-RunSlot = Callable[[LoadedApp, SlotOrder, int], None]
+class SharedFiles(NamedTuple):
+    """What all processes of a node have open, under the same numbers."""
+
+    alarm_fd: int  #: an eventfd, readable when the supervisor is to look at the slot page
+    stacks_fd: int  #: as in `mesh.stacks`
+
+
+class _Berth(NamedTuple):
+    """What a host that is started anew inherits."""
+
+    channel_fd: int
+    alarm_fd: int
+    stacks_fd: int
+    supervisor_pid: int
+    preload: bool
 
 
 class Template:
     """The supervisor's handle: a process, and the socket to it."""
 
-    def __init__(self, load: Callable[[], LoadedApp], run_slot: RunSlot) -> None:
-        """Forks the template. Call it before any thread, socket or context exists.
+    def __init__(self, pid: int, channel: socket.socket, process: subprocess.Popen[bytes] | None) -> None:
+        self.pid = pid
+        self._channel = channel
+        self._process = process
 
-        Closing the lifeline (`end`) makes slots finish what they run and exit.
-        """
-        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        lifeline, self._lifeline = os.pipe()
-        #: Slots inherit it under the same number: readable when the supervisor is to look at their time limits.
-        self.alarm_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    @classmethod
+    def fork(cls, plan: HostPlan, files: SharedFiles) -> Template:
+        """Forks a host. Call it before any thread, socket or context exists."""
+        channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         supervisor_pid = os.getpid()
         sys.stdout.flush()
         sys.stderr.flush()
-        self.pid = os.fork()
-        if self.pid == 0:
-            self._channel.close()
-            os.close(self._lifeline)
-            _become_template(load, run_slot, theirs, lifeline, supervisor_pid)
+        pid = os.fork()
+        if pid == 0:
+            channel.close()
+            become_host(plan, Channel(theirs), files, supervisor_pid)
         theirs.close()
-        os.close(lifeline)
-        self._lifeline_open = True
+        return cls(pid, channel, None)
+
+    @classmethod
+    def execute(cls, argv: Sequence[str], files: SharedFiles, *, preload: bool) -> Template:
+        """Starts this program anew as a host: for new code, from a supervisor that has threads.
+
+        `argv` must lead to `become_what_was_ordered`.
+        """
+        channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        berth = _Berth(theirs.fileno(), *files, os.getpid(), preload)
+        try:
+            process = subprocess.Popen(
+                argv, env={**os.environ, VARIABLE: json.dumps(berth)}, pass_fds=(berth.channel_fd, *files)
+            )
+        except OSError:
+            channel.close()
+            raise
+        finally:
+            theirs.close()
+        return cls(process.pid, channel, process)
 
     def fileno(self) -> int:
-        """Readable when the template has said something, or is gone."""
+        """Readable when the host has said something, or is gone."""
         return self._channel.fileno()
 
     def receive(self) -> list[Any] | None:
-        """The next packet; None where the template is gone."""
+        """The next packet, waited for; None where the host is gone."""
         try:
             packet = self._channel.recv(_PACKET_BYTES)
         except ConnectionError:
@@ -97,50 +115,73 @@ class Template:
         return said
 
     def spawn(self, order: SlotOrder) -> None:
-        """Orders a slot. That the template is gone shows in `receive`."""
-        try:
-            self._channel.send(msgpack.packb(order))
-        except OSError:
-            logger.debug("the template is gone", extra={"action": "template_gone"})
+        """Orders a slot. That the host is gone shows in `receive`."""
+        self._say("spawn", *order)
 
-    def end(self) -> None:
-        """Slots end after what they run."""
-        if self._lifeline_open:
-            os.close(self._lifeline)
-            self._lifeline_open = False
+    def go(self, seat: int) -> None:
+        """A slot on standby may begin."""
+        self._say("go", seat)
+
+    def end(self, seat: int | None = None) -> None:
+        """A slot ends after what it runs; None: all of them."""
+        self._say("end", seat)
+
+    def interrupt(self, seat: int) -> None:
+        """What is due to be raised in a slot's task is raised."""
+        self._say("interrupt", seat)
+
+    def _say(self, *words: Any) -> None:
+        with contextlib.suppress(OSError):
+            self._channel.send(msgpack.packb(words))
 
     def kill(self) -> None:
-        """Ends the template at once, wherever it is; `close` reaps it."""
+        """Ends the host at once, wherever it is; `close` reaps it."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
 
-    def close(self) -> int:
-        """Ends the template (its slots have ended) and reaps it. Returns its wait status."""
-        self.end()
+    def close(self) -> tuple[int, int]:
+        """Ends the host (its slots have ended) and reaps it. Returns its wait status and peak RSS in KiB."""
         self._channel.close()
-        os.close(self.alarm_fd)
-        _, status = os.waitpid(self.pid, 0)
-        return status
+        _, status, usage = os.wait4(self.pid, 0)
+        if self._process is not None:
+            self._process.returncode = os.waitstatus_to_exitcode(status)
+        return status, usage.ru_maxrss
 
 
-def _become_template(
-    load: Callable[[], LoadedApp], run_slot: RunSlot, channel: socket.socket, lifeline: int, parent: int
-) -> None:
-    """What the forked template does until the supervisor is gone. Never returns."""
+def become_what_was_ordered(plan: HostPlan) -> None:
+    """Never returns where this program was started by `Template.execute`; else does nothing."""
+    ordered = os.environ.pop(VARIABLE, None)
+    if ordered is None:
+        return
+    berth = _Berth(*json.loads(ordered))
+    for fd in (berth.channel_fd, berth.alarm_fd, berth.stacks_fd):
+        os.set_inheritable(fd, False)
+    channel = Channel(socket.socket(fileno=berth.channel_fd))
+    files = SharedFiles(berth.alarm_fd, berth.stacks_fd)
+    become_host(plan._replace(preload=berth.preload), channel, files, berth.supervisor_pid)
+
+
+def become_host(plan: HostPlan, channel: Channel, files: SharedFiles, supervisor_pid: int) -> NoReturn:
+    """What the host does until the supervisor is gone."""
     code = 1
     try:
-        _die_with_parent(parent)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
+        die_with_parent(supervisor_pid)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
             signal.signal(number, _ignore)
-        app = _load(load, channel)
-        if app is not None:
-            with contextlib.suppress(ConnectionError):  # the supervisor is gone, and so is the template's purpose
-                _serve(app, run_slot, channel, lifeline)
+        stacks.write_on_request(files.stacks_fd)
+        pool = pools.find(plan.pool)
+        pool.prepare()
+        load = _loading(plan, pool, channel)
+        if load is not None:
+            with contextlib.suppress(ConnectionError):  # the supervisor is gone, and so is the host's purpose
+                pool.serve(load, plan.maker, channel)
             code = 0
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
         os._exit(code)
 
 
@@ -151,89 +192,41 @@ def _ignore(number: int, frame: object) -> None:
     """
 
 
-def _die_with_parent(parent: int) -> None:
-    import ctypes
+def _loading(plan: HostPlan, pool: Pool, channel: Channel) -> Callable[[], LoadedApp] | None:
+    """Tells the supervisor what the app is. What gives slots the app; None where it can't be imported."""
+    if pool.forks and not plan.preload:
+        return plan.load if _describe_in_a_child(plan.load, channel) else None
+    app = _load(plan.load, channel, forks=pool.forks)
+    return None if app is None else lambda: app
 
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
+
+def _describe_in_a_child(load: Callable[[], LoadedApp], channel: Channel) -> bool:
+    """Whether a child could import the app, and has told the supervisor of it: here it must not be imported."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if _load(load, channel, forks=False) is not None else 1)
+    _, status = os.waitpid(pid, 0)
+    if os.WIFSIGNALED(status):
+        channel.say("failed", f"the process that loads the app was ended by signal {os.WTERMSIG(status)}", "")
+    return status == 0
 
 
-def _load(load: Callable[[], LoadedApp], channel: socket.socket) -> LoadedApp | None:
+def _load(load: Callable[[], LoadedApp], channel: Channel, *, forks: bool) -> LoadedApp | None:
     try:
-        app = load()
+        with preloading.watched() as watch:
+            app = load()
     except MeshError as error:
         cause = error.__cause__
         text = "".join(traceback.format_exception(cause)) if cause is not None else ""
-        channel.send(msgpack.packb(["failed", str(error), text]))
+        channel.say("failed", str(error), text[-_TRACEBACK_CHARS:])
         return None
     except BaseException as error:
         text = "".join(traceback.format_exception(error))
-        channel.send(
-            msgpack.packb(["failed", f"the app did not load: {type(error).__name__}: {error}", text[-100_000:]])
-        )
+        channel.say("failed", f"the app did not load: {type(error).__name__}: {error}", text[-_TRACEBACK_CHARS:])
         return None
-    if threading.active_count() > 1:
-        names = ", ".join(thread.name for thread in threading.enumerate() if thread is not threading.main_thread())
-        logger.warning(
-            "importing the app started threads (%s): they do not exist in the slots. Start them in the task instead.",
-            names,
-            extra={"action": "preload_threads"},
-        )
-    gc.collect()
-    gc.freeze()
-    channel.send(msgpack.packb(["loaded", app.info]))
+    obstacle = watch.obstacle() if forks else ""
+    if not obstacle:
+        gc.collect()
+        gc.freeze()
+    channel.say("loaded", {**app.info, "obstacle": obstacle})
     return app
-
-
-def _serve(app: LoadedApp, run_slot: RunSlot, channel: socket.socket, lifeline: int) -> None:
-    #: {pidfd: pid}
-    children: dict[int, int] = {}
-    poll = select.poll()
-    poll.register(channel, select.POLLIN)
-    while True:
-        for fd, _ in poll.poll():
-            if fd != channel.fileno():
-                poll.unregister(fd)
-                os.close(fd)
-                pid, status, usage = os.wait4(children.pop(fd), 0)
-                channel.send(msgpack.packb(["exited", pid, status, usage.ru_maxrss]))
-                continue
-            packet = channel.recv(_PACKET_BYTES)
-            if not packet:
-                return
-            order = SlotOrder(*msgpack.unpackb(packet, use_list=False))
-            pid = _fork_slot(app, run_slot, order, channel, lifeline, tuple(children))
-            pidfd = os.pidfd_open(pid)
-            children[pidfd] = pid
-            poll.register(pidfd, select.POLLIN)
-            channel.send(msgpack.packb(["spawned", order.slot, pid]))
-
-
-def _fork_slot(
-    app: LoadedApp, run_slot: RunSlot, order: SlotOrder, channel: socket.socket, lifeline: int, others: tuple[int, ...]
-) -> int:
-    parent = os.getpid()
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
-        _die_with_parent(parent)
-        channel.close()
-        for fd in others:
-            os.close(fd)
-        run_slot(app, order, lifeline)
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):  # a task may have closed or replaced them
-                stream.flush()
-        os._exit(code)
-
-
-def place_of(order: SlotOrder) -> locate.Place:
-    """Where the slot's router is."""
-    return locate.Place(order.mesh, order.directory, False)

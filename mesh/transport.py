@@ -13,6 +13,7 @@ import os
 import random
 import select
 import signal
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -35,6 +36,9 @@ DRAIN: Final = 256
 WAIT_MAX_S: Final = 1e6
 #: Frames above this size are handed to libzmq by reference.
 ZERO_COPY_BYTES: Final = 1 << 16
+
+#: How greenlets wait for a descriptor to be readable, (descriptor, seconds or None): set by the pool that runs them.
+wait_for_descriptor: Callable[[int, float | None], object] | None = None
 
 if zmq.zmq_version_info() < LIBZMQ_MIN:
     raise MeshError(f"libzmq {zmq.zmq_version()} is too old; install pyzmq>=26.2, which brings its own")
@@ -209,22 +213,80 @@ class Poller:
 
     def __init__(self) -> None:
         self._poller = zmq.Poller()
+        #: {source: its descriptor}
+        self._descriptors: dict[_Socket | int, int] = {}
+        #: All descriptors behind one, for who waits in another way than `wait`.
+        self._epoll: select.epoll | None = None
 
     def add(self, source: _Socket | int) -> None:
         """Waits for input from this one too."""
         self._poller.register(source if isinstance(source, int) else source.socket, zmq.POLLIN)
+        fd = self._descriptors[source] = source if isinstance(source, int) else int(source.socket.getsockopt(zmq.FD))
+        if self._epoll is not None:
+            self._epoll.register(fd, select.EPOLLIN)
 
     def remove(self, source: _Socket | int) -> None:
-        """Waits for it no longer."""
-        with contextlib.suppress(KeyError):
-            self._poller.unregister(source if isinstance(source, int) else source.socket)
+        """Waits for it no longer. To be called before it is closed."""
+        fd = self._descriptors.pop(source, None)
+        if fd is None:
+            return
+        self._poller.unregister(source if isinstance(source, int) else source.socket)
+        if self._epoll is not None:
+            with contextlib.suppress(OSError):  # a task may have closed it
+                self._epoll.unregister(fd)
+
+    def fileno(self) -> int:
+        """Readable when `wait` may have something to tell, if it had nothing before."""
+        if self._epoll is None:
+            self._epoll = select.epoll()
+            for fd in self._descriptors.values():
+                self._epoll.register(fd, select.EPOLLIN)
+        return self._epoll.fileno()
 
     def wait(self, timeout_s: float | None) -> dict[Any, int]:
         """{socket or descriptor with input: events}; empty on time-out. None waits without end."""
+        if wait_for_descriptor is not None:
+            return self._wait_green(timeout_s, wait_for_descriptor)
         if timeout_s is None:
             return dict(self._poller.poll())
         # Rounded up: a deadline that is a fraction of a millisecond off must not become a busy loop.
         return dict(self._poller.poll(0 if timeout_s <= 0 else int(min(timeout_s, WAIT_MAX_S) * 1000) + 1))
+
+    def _wait_green(self, timeout_s: float | None, wait: Callable[[int, float | None], object]) -> dict[Any, int]:
+        """As `wait`, while other greenlets of this thread go on."""
+        deadline_mono_s = None if timeout_s is None else time.monotonic() + timeout_s
+        while not (ready := dict(self._poller.poll(0))):
+            left_s = None if deadline_mono_s is None else deadline_mono_s - time.monotonic()
+            if left_s is not None and left_s <= 0:
+                break
+            wait(self.fileno(), left_s)
+        return ready
+
+    async def wait_async(self, timeout_s: float | None) -> dict[Any, int]:
+        """As `wait`, while the running loop goes on with others."""
+        import asyncio
+
+        ready = dict(self._poller.poll(0))
+        if ready or (timeout_s is not None and timeout_s <= 0):
+            return ready
+        loop, came = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self.fileno(), came.set)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not ready:
+                    await came.wait()
+                    came.clear()
+                    ready = dict(self._poller.poll(0))
+        except TimeoutError:
+            pass
+        finally:
+            loop.remove_reader(self.fileno())
+        return ready
+
+    def close(self) -> None:
+        """Gives its descriptor back; those it waits for are others' to close."""
+        if self._epoll is not None:
+            self._epoll.close()
 
 
 class Wakeup:

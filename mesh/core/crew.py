@@ -95,9 +95,9 @@ class Crew:
         self._begun_elsewhere = begun_elsewhere
         self._membership = membership
         self._outbox = outbox
-        #: Slot processes that died while their node lives: {pid: (last lease begun, how long their node has to tell
-        #: the cause)}.
-        self.dead_slots: dict[int, tuple[int | None, float]] = {}
+        #: Slots whose process died while their node lives: {routing id: (last lease begun, how long their node has to
+        #: tell the cause)}.
+        self.dead_slots: dict[bytes, tuple[int | None, float]] = {}
         #: {node name: path of its slot page}. Exactly the known nodes.
         self.pages: dict[str, str] = {}
         #: Slots that live though their node is gone: {pid: path of its slot page}. Nobody else will tell of their end.
@@ -134,6 +134,9 @@ class Crew:
         )
         consumer.link = said.link
         consumer.quiet = any(one.quiet and not is_placeholder(one) for one in known)
+        for one in known:
+            if one.peer in self.dead_slots:
+                self.dead_slots[peer] = self.dead_slots.pop(one.peer)
         self._moved(known, consumer, said.unreceipted)
         self._dispatch.join_again(consumer, known, said.unreceipted)
         return True
@@ -158,7 +161,7 @@ class Crew:
     def stands_in(self, slot: LivingSlot) -> Consumer:
         """Keeps the place of a slot that lives and has yet to join: whatever it has begun is leased to it."""
         consumer = Consumer(
-            PLACEHOLDER + slot.pid.to_bytes(8, "big"),
+            PLACEHOLDER + slot.pid.to_bytes(8, "big") + slot.slot.to_bytes(4, "big"),
             Kind.SLOT,
             (),
             node=intern(slot.node),
@@ -190,12 +193,21 @@ class Crew:
         # What it had begun is known once its process has ended: until then it keeps its leases and gets no others.
         consumer.quiet = True
 
-    def slot_of_pid(self, pid: int) -> tuple[str, int] | None:
-        """The slot page and index of a slot process; None for any other process."""
-        consumer = next((one for one in self._dispatch.consumers.values() if one.pid == pid), None)
+    def blocked(self, peer: bytes, said: m.Blocked, frames: tuple[Buffer, ...]) -> None:
+        """A slot's task waits for another one, which must not wait behind it."""
+        consumer = self._dispatch.consumers.get(peer)
         if consumer is None:
-            return None
-        return self.forsaken.get(pid) or self.pages.get(consumer.node, ""), consumer.index
+            self._outbox.need_hello(peer)
+            return
+        consumer.waits = said.blocked
+        if said.blocked and len(consumer.held) > 1 and not consumer.recalling:
+            self._dispatch.begin_recall(consumer, self._outbox.now)
+            self.recall(consumer)
+
+    def slots_of_pid(self, pid: int) -> list[tuple[str, int]]:
+        """The slot pages and indexes of the slots in this process."""
+        found = [one for one in self._dispatch.consumers.values() if one.pid == pid]
+        return [(self.forsaken.get(pid) or self.pages.get(one.node, ""), one.index) for one in found]
 
     def recall(self, consumer: Consumer) -> None:
         """Has a slot's node take back what the slot has not begun."""
@@ -248,7 +260,7 @@ class Crew:
         self._outbox.effects += self._membership.leave(node.name, reason)
         for consumer in [one for one in self._dispatch.consumers.values() if one.node == node.name]:
             consumer.quiet = True
-            dead = self.dead_slots.pop(consumer.pid, None)
+            dead = self.dead_slots.pop(consumer.peer, None)
             if dead is not None:
                 self._dispatch.lost(consumer.peer, dead[0], f"node {node.name} was lost", node_lost=True)
             else:
@@ -277,7 +289,7 @@ class Crew:
         consumer = self._slot(peer, lost.slot, lost.slot_pid)
         if consumer is None:  # it is not the sender's to tell
             return
-        self.dead_slots.pop(consumer.pid, None)
+        self.dead_slots.pop(consumer.peer, None)
         self._moved([consumer], None, [])
         self._dispatch.lost(
             consumer.peer,
@@ -307,8 +319,11 @@ class Crew:
             self._node_gone(node, "its process died")
         return pages
 
-    def slot_ended(self, pid: int, begun: int | None) -> set[str]:
-        """The slots of this process are gone. Returns the slot pages that nobody keeps any more for them."""
+    def slots_ended(self, pid: int, begun: Mapping[int, int | None]) -> set[str]:
+        """The slots of this process are gone. Returns the slot pages that nobody keeps any more for them.
+
+        `begun` as in `Owner.process_ended`.
+        """
         page = self.forsaken.pop(pid, None)
         consumers = [one for one in self._dispatch.consumers.values() if one.pid == pid]
         self._moved(consumers, None, [])
@@ -316,9 +331,11 @@ class Crew:
         for consumer in consumers:
             consumer.quiet = True
             if is_kept and (consumer.node in self._membership.nodes or is_placeholder(consumer)):
-                self.dead_slots[pid] = (begun, self._outbox.now.mono_s + CAUSE_S)
+                self.dead_slots[consumer.peer] = (begun.get(consumer.index), self._outbox.now.mono_s + CAUSE_S)
             else:
-                self._dispatch.lost(consumer.peer, begun, f"node {consumer.node} was lost", node_lost=True)
+                self._dispatch.lost(
+                    consumer.peer, begun.get(consumer.index), f"node {consumer.node} was lost", node_lost=True
+                )
         return set() if page is None or is_kept else {page}
 
     def remove_pages(self, pages: set[str]) -> list[Effect]:
@@ -328,10 +345,9 @@ class Crew:
 
     def give_up_waiting_for_causes(self) -> None:
         """Slots whose node has had its time to tell why they died are lost without a cause."""
-        for pid in [pid for pid, (_, due) in self.dead_slots.items() if due <= self._outbox.now.mono_s]:
-            begun, _ = self.dead_slots.pop(pid)
-            for consumer in [one for one in self._dispatch.consumers.values() if one.pid == pid]:
-                self._dispatch.lost(consumer.peer, begun, "its process ended, nobody knows why", node_lost=False)
+        for peer in [peer for peer, (_, due) in self.dead_slots.items() if due <= self._outbox.now.mono_s]:
+            begun, _ = self.dead_slots.pop(peer)
+            self._dispatch.lost(peer, begun, "its process ended, nobody knows why", node_lost=False)
 
     def cause_due_mono_s(self) -> float | None:
         """When `give_up_waiting_for_causes` has something to do."""

@@ -454,9 +454,13 @@ class Dispatch:
         patience_s = self._patience_s()
         for consumer in suspects:
             if _recall_due_mono_s(consumer, patience_s) <= now.mono_s:
-                consumer.recalling = True
-                consumer.recalled_mono_s = now.mono_s
+                self.begin_recall(consumer, now)
                 yield consumer
+
+    def begin_recall(self, consumer: Consumer, now: Now) -> None:
+        """What a slot has not begun is to be taken back; nothing is granted to it before that is answered."""
+        consumer.recalling = True
+        consumer.recalled_mono_s = now.mono_s
 
     def _patience_s(self) -> float:
         idle = any(

@@ -50,6 +50,7 @@ class Consumer:
         "recalling",
         "receipt",
         "turn",
+        "waits",
     )
 
     def __init__(
@@ -87,6 +88,8 @@ class Consumer:
         self.begun_upto = 0
         #: Its node takes no more.
         self.quiet = False
+        #: Its task waits for another one.
+        self.waits = False
         #: Outcomes up to this lease are stored; None when the slot has been told.
         self.receipt: int | None = None
         #: Ids that it has begun on the word of an earlier router, as its page told: some of `begun_elsewhere`.
@@ -139,7 +142,7 @@ class Consumer:
 
     def has_room(self) -> bool:
         """Whether a window stands open behind what it runs."""
-        return self.held_us < WINDOW_US and not self.recalling and not self.quiet
+        return self.held_us < WINDOW_US and not (self.recalling or self.quiet or self.waits)
 
     def check(self) -> None:
         """Raises AssertionError where numbers, sums or bounds are off."""

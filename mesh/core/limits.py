@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 
@@ -36,6 +36,14 @@ class Kill(NamedTuple):
     """The hard limit of this run is over."""
 
     run: LimitedRun
+
+
+class Verdict(NamedTuple):
+    """What to say of a process that was killed for a limit."""
+
+    cause: str
+    seat: int
+    limit_s: float  #: 0.0 where the run had ended in time after all
 
 
 class LimitWatch:
@@ -84,9 +92,21 @@ class LimitWatch:
         """When `look` has something to do, unless another run with a limit begins before."""
         return self._next_mono_s
 
-    def ended(self, pid: int) -> LimitedRun | None:
-        """A process has ended. The run for which it was killed, if it was; that may have ended just before."""
-        return self._killed.pop(pid, None)
+    def spared(self, pid: int) -> None:
+        """A run that was to be killed has ended in time; its process goes on."""
+        self._killed.pop(pid, None)
+
+    def ended(self, pid: int, *, killed: bool, still_runs: Callable[[int, int], bool]) -> Verdict | None:
+        """A process has ended, by SIGKILL or not. None where that was not for a limit.
+
+        `still_runs(slot, lease)` tells whether its slot had not ended that run before.
+        """
+        run = self._killed.pop(pid, None)
+        if run is None or not killed:  # it may have died of something else just before
+            return None
+        limit_s = run.limits.hard_s
+        cause = f"a task that it ran had reached its time limit of {limit_s:g} s"
+        return Verdict(cause, run.slot, limit_s if still_runs(run.slot, run.lease) else 0.0)
 
     def check(self) -> None:
         """Raises AssertionError where a process is known under another's pid."""

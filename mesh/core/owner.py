@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from mesh import messages as m
@@ -102,8 +102,8 @@ class Owner:
         self._promised: deque[tuple[int, SendControl]] = deque()
         #: (how many news the journal must hold, slot pages): nobody needs them then.
         self._pages: deque[tuple[int, set[str]]] = deque()
-        #: `slot_of_pid(pid)`: the slot page and index of a slot process, for `process_ended`.
-        self.slot_of_pid: Final = self.crew.slot_of_pid
+        #: `slots_of_pid(pid)`: the slot pages and indexes of a process, for `process_ended`.
+        self.slots_of_pid: Final = self.crew.slots_of_pid
         #: Routing ids of other routers.
         self._peers: set[bytes] = set()
         #: {routing id on the control link: (pid, incarnation)}
@@ -116,6 +116,7 @@ class Owner:
             (False, m.Received): self.intake.received,
             (False, m.Returned): self.runs.returned,
             (False, m.Started): self.runs.started,
+            (False, m.Blocked): self.crew.blocked,
             (False, m.Hello): self._hello,
             (False, m.Reconcile): self.intake.reconcile,
             (False, m.Ask): self.intake.ask,
@@ -147,13 +148,16 @@ class Owner:
                 handler(peer, message, frames)
         return self._flush()
 
-    def process_ended(self, pid: int, begun: int | None, now: Now) -> list[Effect]:
-        """A watched process is gone; `begun` is the last lease a slot's page says it began, None where it does not."""
+    def process_ended(self, pid: int, begun: Mapping[int, int | None], now: Now) -> list[Effect]:
+        """A watched process is gone.
+
+        `begun`: {slot index: the last lease that the slot's page says it began, None where it does not}.
+        """
         self._outbox.now = now
         pages = self.crew.supervisor_ended(pid)
         self.intake.client_ended(pid)
         self._control_clients = {peer: one for peer, one in self._control_clients.items() if one[0] != pid}
-        self._let_go(pages | self.crew.slot_ended(pid, begun))
+        self._let_go(pages | self.crew.slots_ended(pid, begun))
         return self._flush()
 
     def committed(self, number: int, now: Now) -> list[Effect]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from mesh import messages as m
-from mesh.core.supervision import Spawn, Supervision, SupervisionEffect
+from mesh.core.supervision import Report, Says, Spawn, Supervision, SupervisionEffect
 from mesh.messages import Role
-from mesh.node import ALL_LEASES, HELLO_AGAIN_S
+from mesh.node import HELLO_AGAIN_S
 from mesh.sim.kernel import Kernel
 from mesh.sim.page import SimPage
 from mesh.sim.process import Process
@@ -15,6 +15,7 @@ from mesh.sim.router import MESH, control_address
 from mesh.sim.slot import SimSlot
 from mesh.sim.wire import Link
 from mesh.slot_page import SETTLE_S
+from mesh.workforce import ALL_LEASES
 
 _SIGKILL = 9
 
@@ -80,12 +81,12 @@ class SimNode(Process):
     def _do(self, effects: list[SupervisionEffect]) -> None:
         for effect in effects:
             if isinstance(effect, Spawn):
-                self._begun_before[effect.slot] = self.page.records[effect.slot].begun
-                self.timeline.after(self.kernel.rng.uniform(0.001, 0.004), lambda index=effect.slot: self._spawn(index))  # type: ignore[misc]
-                continue
-            record = self.page.records[effect.slot]
-            begun = record.begun if record.pid == effect.pid else 0
-            self.link.send(m.SlotLost(effect.slot, effect.pid, begun, effect.cause, effect.charged))
+                self._begun_before[effect.seat] = self.page.records[effect.seat].begun
+                self.timeline.after(self.kernel.rng.uniform(0.001, 0.004), lambda seat=effect.seat: self._spawn(seat))  # type: ignore[misc]
+            elif isinstance(effect, Report):
+                record = self.page.records[effect.seat]
+                begun = record.begun if record.pid == effect.pid else 0
+                self.link.send(m.SlotLost(effect.seat, effect.pid, begun, effect.cause, effect.charged))
 
     # --- the template ----------------------------------------------------------------------------
 
@@ -108,7 +109,7 @@ class SimNode(Process):
         if not self.alive:
             return
         self.slots.pop(slot.pid, None)
-        self._template_said.append(("exited", slot.pid, 0 if cause == "code 0" else _SIGKILL))
+        self._template_said.append(("exited", slot.index, 0 if cause == "code 0" else _SIGKILL))
         self.wake()
 
     def _hear_template(self) -> None:
@@ -116,14 +117,14 @@ class SimNode(Process):
         for kind, first, second in said:
             if kind == "spawned":
                 self.supervision.spawned(first, second, self.timeline.mono_s)
+                self.supervision.told(first, Says.WORKING, blocked=False)
             elif kind == "exited":
-                index = self.supervision.slot_of(first)
-                worked = index is not None and self.page.records[index].begun > self._begun_before[index]
+                worked = self.page.records[first].begun > self._begun_before[first]
                 self._do(self.supervision.exited(first, second, self.timeline.mono_s, worked=worked))
             else:
                 for slot in range(len(self.page.records)):
                     self.page.withdraw(slot, ALL_LEASES)
-                self._do(self.supervision.template_lost(self.timeline.mono_s))
+                self._do(self.supervision.template_lost(self.supervision.generation, self.timeline.mono_s))
                 self._template_gone = True
 
     def lose_template(self) -> None:

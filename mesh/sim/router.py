@@ -170,8 +170,7 @@ class SimRouter(Process):
             self._process_ended(effect.pid)
 
     def _process_ended(self, pid: int) -> None:
-        slot = self.owner.slot_of_pid(pid)
-        begun = self.kernel.begun_of(*slot, pid) if slot is not None else None
+        begun = {index: self.kernel.begun_of(page, index, pid) for page, index in self.owner.slots_of_pid(pid)}
         self.do(self.owner.process_ended(pid, begun, self.now))
 
     # --- peers -----------------------------------------------------------------------------------

@@ -213,6 +213,9 @@ def test_people_get_a_table_the_figures_and_what_to_try_next(start: Callable[...
     # When a census is taken, in an environment that would make nodes and calls go elsewhere
     elsewhere = {
         "MESH_BROKER_URL": "mesh://elsewhere",
+        "MESH_TASK_DEFAULT_QUEUE": "other",
+        "MESH_CRASH_BUDGET": "nonsense",
+        "MESH_CONFIG": "/nowhere.toml",
         "MESH_APP": "nowhere",
         "MESH_WORKER_QUEUES": "other",
         "MESH_WORKDIR": str(tree),

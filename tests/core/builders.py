@@ -326,8 +326,8 @@ class Router:
         self.receive([])
 
     def process_ended(self, pid: int, begun: int = 0) -> None:
-        """A watched process ends."""
-        self._do(self.owner.process_ended(pid, begun, self.now))
+        """A watched process ends; all its slots had begun as much."""
+        self._do(self.owner.process_ended(pid, {index: begun for _, index in self.owner.slots_of_pid(pid)}, self.now))
 
     def recover(self, pages: Pages = NO_PAGES) -> Recovered:
         """It has just started, and reads its journal and the slot pages."""

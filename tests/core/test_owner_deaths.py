@@ -84,7 +84,7 @@ def test_a_slot_that_dies_before_its_node_has_joined_waits_for_nobody(router, cl
     slot = node.slot()
     task_id = client.call()
     slot.looks()
-    assert router.owner.slot_of_pid(slot.pid) == ("", 0)
+    assert router.owner.slots_of_pid(slot.pid) == [("", 0)]
     router.process_ended(slot.pid, begun=1)
     assert router.slot().holds() == [task_id]
 
@@ -157,11 +157,11 @@ def test_a_slot_that_outlived_its_node_is_not_waited_for_by_another_node_of_that
     slot = node.slot()
     task_id = client.call()
     slot.looks()
-    assert router.owner.slot_of_pid(slot.pid) == ("n1.page", 0)
+    assert router.owner.slots_of_pid(slot.pid) == [("n1.page", 0)]
     router.process_ended(node.pid)
     other = router.node("n1", page="other.page").slot()
-    assert router.owner.slot_of_pid(slot.pid) == ("n1.page", 0)
-    assert router.owner.slot_of_pid(other.pid) == ("other.page", 0)
+    assert router.owner.slots_of_pid(slot.pid) == [("n1.page", 0)]
+    assert router.owner.slots_of_pid(other.pid) == [("other.page", 0)]
 
     # When the slot dies
     router.process_ended(slot.pid, begun=1)

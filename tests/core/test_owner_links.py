@@ -300,7 +300,7 @@ def test_the_death_of_a_stranger_changes_nothing(router):
     router.process_ended(424242)
     assert router.removed == []
     assert len(router.owner.dispatch.consumers) == 1
-    assert router.owner.slot_of_pid(424242) is None
+    assert router.owner.slots_of_pid(424242) == []
 
 
 # --- idleness ------------------------------------------------------------------------------------

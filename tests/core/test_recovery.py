@@ -370,7 +370,7 @@ def test_a_slot_that_dies_before_it_has_a_link_again_loses_what_it_ran(router, c
     slot.holds()
     living = LivingSlot(slot.node.name, 0, slot.pid, "n.page", 4097, {task_id: 1})
     router = restart(router, pages=pages(living))
-    assert router.owner.slot_of_pid(slot.pid) == ("n.page", 0)
+    assert router.owner.slots_of_pid(slot.pid) == [("n.page", 0)]
 
     # When it dies, and no node tells why
     router.process_ended(slot.pid, begun=1)

@@ -200,7 +200,7 @@ def test_a_placeholder_of_another_slot_is_left_alone(router, client, restart):
     assert joined.holds() == []
     assert sorted(one.pid for one in later.owner.dispatch.consumers.values()) == [71, 72]
     assert later.owner.dispatch.open[task_id].phase is Phase.LEASED
-    assert later.owner.slot_of_pid(71) == ("n.page", 0)
+    assert later.owner.slots_of_pid(71) == [("n.page", 0)]
 
 
 def test_a_slot_that_joins_is_no_placeholder_and_gets_tasks_beyond_what_was_withdrawn(router, client, restart):

@@ -305,7 +305,8 @@ def test_long_records_of_several_processes_are_never_torn_on_a_pipe(form: str) -
 
 def test_who_holds_the_turn_and_stands_still_holds_up_nobody_for_long() -> None:
     # Given a process that has taken its turn and does not end it
-    turns, (told, tell) = Turns(), os.pipe()
+    (told, tell) = os.pipe()
+    turns = Turns(tell)
     child = os.fork()
     if child == 0:
         turns.take()
@@ -327,7 +328,6 @@ def test_who_holds_the_turn_and_stands_still_holds_up_nobody_for_long() -> None:
     began_mono_s = time.monotonic()
     turns.take()
     assert time.monotonic() - began_mono_s < 0.5
-    turns.close()
     os.close(told)
     os.close(tell)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import logging
 import os
@@ -107,10 +108,10 @@ def test_the_end_of_a_run_waits_for_one_thing_however_much_is_printed(stream: Lo
     for _ in range(100):
         print("x", end="", file=stream)
         print(file=stream)
-    assert len(request._runs.at_end) == 1
+    assert [len(calls) for calls in request._at_end.values()] == [1]
     request.leave_request()
     assert len(seen.said) == 100
-    assert request._runs.at_end == []
+    assert request._at_end == {}
 
 
 def test_tasks_in_several_threads_do_not_share_lines(stream: LoggedStream, seen: Seen) -> None:
@@ -133,6 +134,31 @@ def test_tasks_in_several_threads_do_not_share_lines(stream: LoggedStream, seen:
 
     # Then each line is of one of them
     assert sorted(seen.said) == [("a one a two a three", "a"), ("b one b two b three", "b")]
+
+
+def test_tasks_that_are_coroutines_of_one_thread_do_not_share_lines(stream: LoggedStream, seen: Seen) -> None:
+    # Given two tasks that are coroutines, begun where a line was begun already
+    async def run(task_id: bytes, name: str) -> None:
+        request.enter_request(task_id, name)
+        for part in ("one", "two", "three"):
+            await asyncio.sleep(0)
+            await asyncio.to_thread(print, f"{name} in a thread {part}", file=stream)
+            print(f"{name} {part} ", end="", file=stream)
+        request.leave_request()
+
+    async def run_both() -> None:
+        await asyncio.gather(run(ONE, "a"), run(OTHER, "b"))
+
+    print("outside", end="", file=stream)
+
+    # When they print pieces of lines in turn, and whole lines from threads
+    asyncio.run(run_both())
+    stream.flush()
+
+    # Then each line is of one of them
+    assert {("a one a two a three", "a"), ("b one b two b three", "b"), ("outside", None)} < set(seen.said)
+    assert {(f"{name} in a thread {part}", name) for name in "ab" for part in ("one", "two", "three")} < set(seen.said)
+    assert len(seen.said) == 9
 
 
 def test_outside_of_a_task_a_flush_ends_the_line(stream: LoggedStream, seen: Seen) -> None:

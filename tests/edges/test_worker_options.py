@@ -9,15 +9,14 @@ from typing import Any
 import click
 import pytest
 
-from mesh.exceptions import ImproperlyConfigured
 from mesh_cli import banner, celery_options, daemon, exit_codes, inline_settings, root
-from tests.edges.recording import RecordingMesh
 
 INFO: dict[str, Any] = {
     "app": "proj",
     "mesh": "default",
     "directory": "/nonexistent",
     "concurrency": 2,
+    "pool": "prefork",
     "queues": ["celery", "mail"],
     "tasks": ["proj.add"],
     "limits": [0.0, 0.0],
@@ -84,36 +83,6 @@ def test_a_word_that_is_no_setting_is_refused(refusal: Callable[..., str], word:
     with pytest.raises(click.UsageError, match="is no setting: give KEY=VALUE"):
         inline_settings.split([word])
     assert f"{word!r} is no setting: give KEY=VALUE" in refusal("-A", "proj", "worker", "--", word)
-
-
-def test_settings_are_what_their_text_says() -> None:
-    app = RecordingMesh("proj")
-    inline_settings.apply(
-        app,
-        {
-            "worker_concurrency": "4",
-            "task_time_limit": "1.5",
-            "task_ignore_result": "true",
-            "task_soft_time_limit": "None",
-            "task_default_queue": "mail",
-        },
-    )
-    conf = app.conf
-    assert (conf.worker_concurrency, conf.task_time_limit, conf.task_ignore_result) == (4, 1.5, True)
-    assert (conf.task_soft_time_limit, conf.task_default_queue) == (None, "mail")
-
-
-@pytest.mark.parametrize(
-    ("settings", "says"),
-    [
-        ({"worker_concurency": "4"}, "did you mean 'worker_concurrency'"),
-        ({"worker_concurrency": "many"}, "worker_concurrency='many' is not allowed"),
-        ({"worker_pidfile": "x"}, "is needed before the app is loaded; write it behind the command"),
-    ],
-)
-def test_a_setting_that_can_not_be_is_refused(settings: dict[str, str], says: str) -> None:
-    with pytest.raises(ImproperlyConfigured, match=says):
-        inline_settings.apply(RecordingMesh("proj"), settings)
 
 
 # --- the banner ----------------------------------------------------------------------------------

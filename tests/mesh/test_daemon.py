@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pwd
+import re
 import shutil
 import signal
 import subprocess
@@ -183,7 +184,13 @@ def test_a_pidfile_that_is_somebody_else_s_by_now_stays(background: Background) 
     ("desc", "app", "options", "code", "says"),
     [
         ("no app", "nowhere", (), 2, "Error: no mesh app found at 'nowhere'"),
-        ("a setting that is none", PROJECT, (".concurency=3",), 2, "unknown setting 'worker_concurency': did you mean"),
+        (
+            "a setting that is none",
+            PROJECT,
+            (".concurency=3",),
+            2,
+            "unknown setting 'worker_concurency' of the command line",
+        ),
         ("no queue", PROJECT, ("-X", "celery"), 2, "exclude_queues='celery' is not possible: give --queues too"),
         ("a directory that is none", PROJECT, ("--pidfile", "/nonexistent/%n.pid"), 73, "/nonexistent/w1.pid can't be"),
         ("a log that can't be", PROJECT, ("-f", "/nonexistent/%n.log"), 73, "/nonexistent/w1.log can't be opened: No"),
@@ -355,3 +362,26 @@ def test_who_is_not_root_is_told_that_it_can_not_become_another(
         "Error: --uid and --gid are for root, who alone can become somebody else. "
         "Start it as root, or leave them out.\n"
     )
+
+
+# --- its host ------------------------------------------------------------------------------------
+
+
+def test_a_host_that_is_replaced_is_neither_detached_again_nor_does_it_want_the_pidfile(
+    background: Background, app: Mesh
+) -> None:
+    # Given a node in the background whose slots are threads of one process
+    started = background.node("-P", "threads", "-I", printing.__name__, "--umask", "027")
+    assert started.code == exit_codes.OK
+    pid, first = background.pid(), printing.say.delay("from the first").get(DEADLINE_S)
+
+    # When that process is killed
+    os.kill(first, signal.SIGKILL)
+    second = printing.say.delay("from the second").get(DEADLINE_S)
+
+    # Then another has its work, in the same node and the same log
+    assert background.pid() == pid
+    assert psutil.Process(second).ppid() == pid != second != first
+    log = background.path("w1.log").read_text()
+    assert re.search(rf'pid={first} logger=mesh.task.stdout msg="from the first"', log)
+    assert re.search(rf'pid={second} logger=mesh.task.stdout msg="from the second"', log)

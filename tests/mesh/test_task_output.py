@@ -141,7 +141,7 @@ def test_a_slot_without_a_file_of_its_own_logs_with_the_node(host: Host, app: Me
     # When a task prints, then that is in the node's file, with the reason
     printing.say.delay("hello").get(DEADLINE_S)
     assert "hello" in (tmp_path / "n1.log").read_text()
-    assert "no log of its own for slot 0" in (tmp_path / "n1.log").read_text()
+    assert "slot 0 has no log of its own" in (tmp_path / "n1.log").read_text()
 
 
 def test_a_node_goes_on_in_a_new_file_after_a_rotation(host: Host, app: Mesh, tmp_path: Path) -> None:
@@ -158,3 +158,18 @@ def test_a_node_goes_on_in_a_new_file_after_a_rotation(host: Host, app: Mesh, tm
     assert "before" in old.read_text()
     assert "after" not in old.read_text()
     assert "after" in log.read_text()
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+def test_what_tasks_print_in_other_pools_is_logged_with_their_ids_too(host: Host, app: Mesh, pool: str) -> None:
+    # Given a node whose slots are no processes
+    node = host.start_node(slots=1 if pool == "solo" else 2, options=[*PRINTING, "-P", pool])
+
+    # When tasks print lines and a line without an end
+    results = [printing.say.delay(f"line\nend {number}", end="") for number in range(20)]
+    for result in results:
+        result.get(DEADLINE_S)
+
+    # Then each is logged under its own id
+    ends = {record["msg"]: record["task"] for record in records(node) if record["msg"].startswith("end ")}
+    assert ends == {f"end {number}": result.id for number, result in enumerate(results)}

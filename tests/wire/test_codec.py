@@ -92,6 +92,7 @@ EXAMPLES: dict[str, tuple[m.Message, int]] = {
     "receipt": (m.Receipt(32), 0),
     "started": (m.Started(33, 1_700_000_000.25), 0),
     "returned": (m.Returned([34, 35]), 0),
+    "blocked": (m.Blocked(True), 0),
     "recall": (m.Recall(1, 40), 0),
     "recalled": (m.Recalled(1, 4321, 36, 40), 0),
     "slot_lost": (m.SlotLost(1, 4321, 36, "killed by signal 9", True, 1.5), 0),

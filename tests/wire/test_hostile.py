@@ -298,6 +298,7 @@ def test_a_client_takes_no_results_from_who_has_not_said_hello(village):
 FORGED_AT_THE_INBOX = (
     messages.Returned([1, 2, 3]),
     messages.Started(1, 5.0),
+    messages.Blocked(True),
     messages.Receipt(5),
     messages.Recalled(0, os.getpid(), 0, 1 << 40),
     messages.SlotLost(0, os.getpid(), 0, "forged", True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import multiprocessing
 import os
@@ -49,6 +50,48 @@ def whoami(self: Any) -> dict[str, Any]:
         "redelivered": request.delivery_info["redelivered"],
         "headers": request.headers,
     }
+
+
+@app.task(bind=True)
+def told(self: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """All that a run can be told of itself, but for what differs each time."""
+    request = self.request
+    names = ("task", "args", "kwargs", "attempt", "retries", "delivery_info", "headers", "eta", "expires", "parent_id")
+    own = ("called_directly", "ignore_result", "utc")
+    assert self is app.current_task
+    return {name: getattr(request, name) for name in (*names, *own)} | {"is_root": request.root_id == request.id}
+
+
+@app.task(bind=True, max_retries=2, throws=(Refused,))
+def told_again(self: Any, runs: int, countdown: float = 0.0) -> list[Any]:
+    """Asks to be run again until it has run so often, which two retries may not be enough for."""
+    request = self.request
+    if request.retries + 1 < runs:
+        raise self.retry(exc=Refused(request.retries, "not yet"), countdown=countdown)
+    return [request.retries, request.attempt, request.id]
+
+
+@app.task
+def scribble(value: Any) -> Any:
+    """Writes into what it got."""
+    value[0] = 7
+    return value
+
+
+@app.task
+def raise_builtin(name: str, *args: Any) -> None:
+    raise getattr(builtins, name)(*args)
+
+
+@app.task
+def raise_from(order: int) -> None:
+    """Raises for a reason, with a note."""
+    try:
+        divide.run(order, 0)
+    except ZeroDivisionError as error:
+        refused = Refused(order, "no parts")
+        refused.add_note("ask again")
+        raise refused from error
 
 
 @app.task

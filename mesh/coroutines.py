@@ -1,0 +1,75 @@
+"""Running coroutines: a loop for slots that have none, and coroutines in which something can be raised from outside."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Generator
+from typing import Any
+
+
+class Interruptible:
+    """An awaitable that runs a coroutine; `interrupt` raises in it where it waits.
+
+    Cancelling its task would raise CancelledError there, which nobody could tell from a cancellation of the task's own.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self._coroutine = coroutine
+        self._task: asyncio.Task[Any] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        #: Is raised next.
+        self._error: BaseException | None = None
+
+    def interrupt(self, error: BaseException) -> None:
+        """Raises in it at its next await. Any thread."""
+        self._error = error
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        if self._error is not None and self._task is not None:
+            self._task.cancel()
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        self._task, self._loop = asyncio.current_task(), asyncio.get_running_loop()
+        inner = self._coroutine.__await__()
+        raised = self._take()
+        while True:
+            try:
+                waits_for = inner.send(None) if raised is None else inner.throw(raised)
+            except StopIteration as end:
+                return end.value
+            try:
+                yield waits_for
+            except BaseException as error:
+                raised = self._take() or error
+            else:
+                raised = None
+
+    def _take(self) -> BaseException | None:
+        error, self._error = self._error, None
+        if error is not None and self._task is not None:
+            self._task.uncancel()
+        return error
+
+
+class EventLoop:
+    """The loop of a slot that runs other tasks too: it is made with the first coroutine, and kept."""
+
+    def __init__(self) -> None:
+        self._runner: asyncio.Runner | None = None
+
+    def run(self, coroutine: Interruptible) -> Any:
+        """What the coroutine returns. Whatever it leaves running goes on with the next one."""
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+
+        async def awaited() -> Any:
+            return await coroutine
+
+        return self._runner.run(awaited())
+
+    def close(self) -> None:
+        """Ends what was left running."""
+        if self._runner is not None:
+            self._runner.close()

@@ -1,0 +1,106 @@
+"""Ends what a node's slots run: what has reached its time limit, and what a cold stop leaves no more time."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+
+from mesh.core.limits import Interrupt, Kill, LimitedRun, LimitWatch, RunLimits, Verdict
+from mesh.core.supervision import Supervision
+from mesh.ids import to_text
+from mesh.slot_page import NEVER, SETTLE_S, Running, SlotPage
+from mesh.workforce import Workforce, kill
+
+logger = logging.getLogger(__name__)
+
+
+class Enforcement:
+    """1. Looks for runs that have reached a limit. 2. Interrupts and kills them, and only them. 3. Says of a process
+    that has ended whether it was killed for a limit.
+    """
+
+    def __init__(self, page: SlotPage, supervision: Supervision) -> None:
+        self._page = page
+        self._supervision = supervision
+        self._limit_watch = LimitWatch()
+        #: What runs is killed without a reason of its own.
+        self.is_off = False
+
+    def verdict(self, pid: int, killed: bool) -> Verdict | None:
+        """As `LimitWatch.ended`."""
+        return self._limit_watch.ended(pid, killed=killed, still_runs=self._still_runs)
+
+    def _still_runs(self, seat: int, lease: int) -> bool:
+        running = self._page.running(seat)
+        return running is not None and running.lease == lease
+
+    def next_deadline_mono_s(self) -> float | None:
+        """When `look` has something to do, unless a slot rings before."""
+        return self._limit_watch.next_deadline_mono_s()
+
+    def look(self, workforce: Workforce, *, rang: bool) -> None:
+        """Enforces what is due. A run with a nearer limit than the next look has rung."""
+        deadline = self._limit_watch.next_deadline_mono_s()
+        if not rang and (deadline is None or time.monotonic() < deadline):
+            return
+        seats = list(self._supervision.living)
+        for seat in seats:
+            self._page.looks_at(seat, NEVER)
+        time.sleep(SETTLE_S)
+        next_s = self._page.least_limit_s() if rang else None
+        runs = [] if self.is_off else self._limited_runs()
+        for effect in self._limit_watch.look(runs, time.monotonic(), next_s=next_s):
+            self._enforce(effect, workforce)
+        deadline = self._limit_watch.next_deadline_mono_s()
+        for seat in seats:
+            self._page.looks_at(seat, NEVER if deadline is None else int(deadline * 1e9))
+
+    def _limited_runs(self) -> list[LimitedRun]:
+        runs = []
+        for seat, (pid, _) in self._supervision.living.items():
+            found = self._page.limits(seat) if self._page.pid(seat) == pid else None
+            if found is not None:
+                limits = RunLimits(found.hard_s, found.soft_s)
+                runs.append(LimitedRun(seat, pid, found.lease, found.begun_mono_s, limits))
+        return runs
+
+    def _enforce(self, effect: Interrupt | Kill, workforce: Workforce) -> None:
+        run, kills = effect.run, isinstance(effect, Kill)
+        running = self._held_fast(run) if kills else self._page.running(run.slot)
+        if running is None or running.lease != run.lease:
+            if kills:
+                self._limit_watch.spared(run.pid)
+                kill(run.pid, signal.SIGCONT)
+            return
+        limit_s, what = (run.limits.hard_s, "time limit") if kills else (run.limits.soft_s, "soft time limit")
+        logger.log(
+            logging.ERROR if kills else logging.WARNING,
+            "task %s[%s] has reached its %s of %g s",
+            *(running.name, to_text(running.task_id), what, limit_s),
+            extra={"action": "time_limit", "task": to_text(running.task_id)},
+        )
+        if kills:
+            kill(run.pid, signal.SIGKILL)
+        else:
+            workforce.interrupt(run.slot)
+
+    def _held_fast(self, run: LimitedRun) -> Running | None:
+        """Stops the process, so that the kill hits this run and not the next one. What its slot runs."""
+        kill(run.pid, signal.SIGSTOP)
+        time.sleep(SETTLE_S)
+        return self._page.running(run.slot)
+
+    def cancel_all(self, workforce: Workforce) -> None:
+        """Whatever runs is told to end early."""
+        for seat in self._supervision.living:
+            running = self._page.running(seat)
+            if running is not None:
+                self._page.cancel(seat, running.lease)
+                workforce.interrupt(seat)
+
+    def kill_all(self) -> None:
+        """Whatever runs is killed."""
+        self.is_off = True
+        for pid in {pid for pid, _ in self._supervision.living.values()}:
+            kill(pid, signal.SIGKILL)

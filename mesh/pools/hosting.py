@@ -1,0 +1,181 @@
+"""What a host process is told, what it says, and what a pool is: the way in which a host runs slots.
+
+A *host* is the child of a node in which, or from which, slots run. It speaks with the supervisor over a socket pair,
+one msgpack array a packet. To the host: `["spawn", *SlotOrder]`, `["go", seat]`, `["end", seat]` (or None for all),
+`["interrupt", seat]`. From it: `["loaded", info]`, `["failed", text, traceback]`, `["spawned", seat, pid]`,
+`["exited", seat, pid, wait status, peak RSS in KiB]`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple, Protocol
+
+import msgpack
+
+from mesh.registry import Registry
+
+#: Largest packet between host and supervisor: the list of task names is the longest.
+_PACKET_BYTES: Final = 1 << 20
+_GO: Final = b"g"
+_PR_SET_PDEATHSIG: Final = 1
+
+
+class LoadedApp(NamedTuple):
+    """What loading the user's app yields, in the host."""
+
+    registry: Registry
+    #: "app", "tasks", "queue" (default), "concurrency", "broker_url", "router_settings", "limits" (hard and soft, s)
+    info: dict[str, Any]
+
+
+class SlotOrder(NamedTuple):
+    """What the supervisor says when it wants a slot."""
+
+    seat: int  #: its record in the slot page, and its index in the node
+    mesh: str
+    directory: str
+    node: str
+    queues: tuple[str, ...]
+    page_path: str
+    seats: int
+    alarm_fd: int  #: an eventfd of the supervisor, inherited: it is to look at the slot page
+    limits: tuple[float, float] = (0.0, 0.0)  #: hard and soft time limit of tasks that have none of their own, s
+    standby: bool = False  #: it waits for "go" before it joins a router
+    tasks_max: int = 0  #: runs after which it leaves; 0 is without end
+    memory_max_kib: int = 0  #: resident memory of its process above which it leaves after a run; 0 is without end
+    blocked_max: int = 0  #: slots of the node that may wait in a task at once; -1: none stands in for them
+    shares_process: bool = False  #: other slots run in its process
+
+
+class HostedSlot(Protocol):
+    """A slot, as the pool sees it that runs it."""
+
+    def run(self) -> None:
+        """Works in this thread until it has ended."""
+
+    async def run_async(self) -> None:
+        """Works as a coroutine of the running loop until it has ended."""
+
+    def interrupt(self) -> None:
+        """Raises in the task that runs what is due to be raised in it, if anything is. Any thread, also a handler."""
+
+
+class SlotMaker(Protocol):
+    """Makes the slots of a process."""
+
+    def make(self, app: LoadedApp, order: SlotOrder, lifeline_fd: int) -> HostedSlot:
+        """A slot; to be called in the thread that will run it. The lifeline is its own to read, not to close."""
+
+    def close(self) -> None:
+        """After the last slot of this process: what is still to be sent is sent."""
+
+
+class Pool(Protocol):
+    """A way of running slots."""
+
+    #: What `-P` says.
+    name: str
+    #: {option of `mesh worker`: why this pool can't honour it}
+    refused: Mapping[str, str]
+    #: Slots are processes of their own, forked from the host.
+    forks: bool
+    #: A task may wait for another one: a slot can stand in for it.
+    stands_in: bool
+
+    def concurrency(self) -> int:
+        """Slots of a node that says nothing."""
+
+    def prepare(self) -> None:
+        """What must be done in the host before the app is imported."""
+
+    def serve(self, load: Callable[[], LoadedApp], maker: SlotMaker, channel: Channel) -> None:
+        """Runs slots as ordered until the supervisor is gone. `load` returns the app, each time the same one."""
+
+
+class Channel:
+    """The host's end of the socket pair."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+
+    def fileno(self) -> int:
+        """Readable when there is an order, or the supervisor is gone."""
+        return self._socket.fileno()
+
+    def receive(self) -> list[Any] | None:
+        """The next order, waited for; None where the supervisor is gone."""
+        try:
+            packet = self._socket.recv(_PACKET_BYTES)
+        except ConnectionError:
+            return None
+        said: list[Any] | None = msgpack.unpackb(packet, use_list=True) if packet else None
+        return said
+
+    def say(self, *words: Any) -> None:
+        """Tells the supervisor; nothing where it is gone. Any thread."""
+        with contextlib.suppress(OSError):
+            self._socket.send(msgpack.packb(words))
+
+    def spawned(self, seat: int) -> None:
+        """A slot runs in this process."""
+        self.say("spawned", seat, os.getpid())
+
+    def exited(self, seat: int, pid: int, status: int, peak_kib: int) -> None:
+        """A slot has ended."""
+        self.say("exited", seat, pid, status, peak_kib)
+
+    def close(self) -> None:
+        """Gives the socket back."""
+        self._socket.close()
+
+
+def order_of(words: list[Any]) -> SlotOrder:
+    """The order in a "spawn" packet."""
+    order = SlotOrder(*words[1:])
+    return order._replace(queues=tuple(order.queues), limits=(order.limits[0], order.limits[1]))
+
+
+class Lifelines:
+    """One pipe a slot: a byte lets a slot on standby go, the end of the pipe ends it."""
+
+    def __init__(self) -> None:
+        #: {seat: the host's end}
+        self._ends: dict[int, int] = {}
+
+    def open(self, seat: int) -> int:
+        """A lifeline for a new slot. Returns the slot's end; who runs the slot closes it."""
+        theirs, self._ends[seat] = os.pipe2(os.O_CLOEXEC)
+        return theirs
+
+    def go(self, seat: int) -> None:
+        """A slot may begin."""
+        end = self._ends.get(seat)
+        if end is not None:
+            with contextlib.suppress(OSError):
+                os.write(end, _GO)
+
+    def end(self, seat: int | None) -> None:
+        """A slot is to end; None: all."""
+        for one in list(self._ends) if seat is None else [seat]:
+            end = self._ends.pop(one, None)
+            if end is not None:
+                os.close(end)
+
+
+def waits_for_its_turn(lifeline_fd: int) -> bool:
+    """Reads a lifeline that is readable. True where the slot may begin, False where it is to end."""
+    return os.read(lifeline_fd, 1) == _GO
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """This process is killed when its parent dies; to be called after any change of user, which undoes it."""
+    import ctypes
+
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent_pid:
+        os._exit(1)
