@@ -5,6 +5,7 @@ Whatever user code does ends as an outcome.
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Callable
 from types import TracebackType
@@ -12,19 +13,19 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from mesh.bodies import decode_call, encode_value
 from mesh.core.limits import RunLimits
-from mesh.exceptions import NotRegistered, Retry, UndecodableBody, UnserialisableArgument
+from mesh.exceptions import MeshError, NotRegistered, Retry, UndecodableBody, UnserialisableArgument
 from mesh.interruption import Interruption
 from mesh.messages import LIMIT_MAX_S, Buffer, Unrunnable
 from mesh.registry import Registry, TaskDefinition
 from mesh.remote_errors import encode_exception
-from mesh.request import enter_request, leave_request
+from mesh.request import enter_run, leave_request
 from mesh.states import Status
 
 if TYPE_CHECKING:
     from mesh.coroutines import EventLoop
 
-#: Frames of mesh's own at the top of a remote traceback, which say nothing to the user.
-_OWN_FRAMES: Final = 2
+#: Whether the code of this file leads to tasks, and is none.
+_LEADS_TO_TASKS: Final = re.compile(r"/mesh/(execution|coroutines)\.py$|/asyncio/\w+\.py$|/concurrent/futures/").search
 NO_LIMITS: Final = RunLimits()
 #: In place of a status: the run was told to end early, and has; it has no outcome.
 INTERRUPTED: Final = -1
@@ -90,73 +91,66 @@ class Execution:
 
     def run(self, record: list[Any], frames: tuple[Buffer, ...]) -> Ran:
         """Runs one Assignment record. Never raises."""
-        prepared = self._prepared(record, frames)
-        if isinstance(prepared, Ran):
-            return prepared
-        definition, args, kwargs = prepared
         try:
-            self._enter(record, args, kwargs)
+            definition = self._registry.find(record[1])
+            args, kwargs = decode_call(record[4], [frame.buffer for frame in frames] if frames else ())
+        except (NotRegistered, UndecodableBody) as error:
+            return self._unrunnable(record, error)
+        try:
+            enter_run(record, self._hostname, args, kwargs)
             try:
                 value = self._call(definition, args, kwargs)
             finally:
                 leave_request()
-            return _returned(value, definition.name)
+            document, own = encode_value(value)
+            return Ran(Status.SUCCESS, document, tuple(own) if own else ())
         except BaseException as error:
             return self._raised(record, definition, error)
 
     async def run_async(self, record: list[Any], frames: tuple[Buffer, ...]) -> Ran:
         """As `run`, in a coroutine of the running loop; a function that is none runs in a thread meanwhile."""
-        prepared = self._prepared(record, frames)
-        if isinstance(prepared, Ran):
-            return prepared
-        definition, args, kwargs = prepared
         try:
-            self._enter(record, args, kwargs)
+            definition = self._registry.find(record[1])
+            args, kwargs = decode_call(record[4], [frame.buffer for frame in frames] if frames else ())
+        except (NotRegistered, UndecodableBody) as error:
+            return self._unrunnable(record, error)
+        try:
+            enter_run(record, self._hostname, args, kwargs)
             try:
                 value = await self._await(definition, args, kwargs)
             finally:
                 leave_request()
-            return _returned(value, definition.name)
+            document, own = encode_value(value)
+            return Ran(Status.SUCCESS, document, tuple(own) if own else ())
         except BaseException as error:
             return self._raised(record, definition, error)
 
-    def _prepared(
-        self, record: list[Any], frames: tuple[Buffer, ...]
-    ) -> tuple[TaskDefinition, list[Any], dict[str, Any]] | Ran:
-        """What to call with what; or the outcome, where that can't be known."""
-        task_id, name, body = record[0], record[1], record[4]
-        try:
-            definition = self._registry.find(name)
-            args, kwargs = decode_call(body, [frame.buffer for frame in frames] if frames else ())
-        except NotRegistered:
+    def _unrunnable(self, record: list[Any], error: MeshError) -> Ran:
+        """The outcome of a call that could not be run at all."""
+        task_id, name = record[:2]
+        if isinstance(error, NotRegistered):
             ran = self._failure(name, task_id, NotRegistered(name, self._hostname), None, None)
             return ran._replace(cause=Unrunnable.UNKNOWN)
-        except UndecodableBody as error:
-            ran = self._failure(name, task_id, error, error.__traceback__, None)
-            return ran._replace(cause=Unrunnable.UNDECODABLE)
-        return definition, args, kwargs
-
-    def _enter(self, record: list[Any], args: Any, kwargs: Any) -> None:
-        task_id, name, attempt, flags, _, _, options = record
-        enter_request(task_id, name, attempt, flags, options, self._hostname, args, kwargs)
+        return self._failure(name, task_id, error, error.__traceback__, None)._replace(cause=Unrunnable.UNDECODABLE)
 
     def _call(self, definition: TaskDefinition, args: Any, kwargs: Any) -> Any:
-        if definition.bind:
-            args = (definition.task, *args)
+        interruption = self.interruption
         if definition.is_async:
             return self._call_async(definition, args, kwargs)
         try:
-            self.interruption.enter()
+            interruption.enter()
+            if definition.bind:
+                return definition.run(definition.task, *args, **kwargs)
             return definition.run(*args, **kwargs)
         finally:
-            self.interruption.leave()
+            interruption.leave()
 
     def _call_async(self, definition: TaskDefinition, args: Any, kwargs: Any) -> Any:
         from mesh.coroutines import EventLoop, Interruptible
 
         if self._loop is None:
             self._loop = EventLoop()
-        coroutine = Interruptible(definition.run(*args, **kwargs))
+        coroutine = Interruptible(_coroutine_of(definition, args, kwargs))
         try:
             self.interruption.enter(coroutine)
             return self._loop.run(coroutine)
@@ -170,9 +164,7 @@ class Execution:
 
         if not definition.is_async:
             return await asyncio.to_thread(self._call, definition, args, kwargs)
-        if definition.bind:
-            args = (definition.task, *args)
-        coroutine = Interruptible(definition.run(*args, **kwargs))
+        coroutine = Interruptible(_coroutine_of(definition, args, kwargs))
         try:
             self.interruption.enter(coroutine)
             return await coroutine
@@ -189,6 +181,8 @@ class Execution:
             return self._retry(error)
         if self.interruption.has_struck:
             return Ran(INTERRUPTED, b"")
+        if isinstance(error, UnserialisableArgument):
+            error.add_note(f"in what task {record[1]} returned")
         return self._failure(record[1], record[0], error, error.__traceback__, definition)
 
     def _failure(
@@ -199,13 +193,10 @@ class Execution:
         trace: TracebackType | None,
         definition: TaskDefinition | None,
     ) -> Ran:
-        own = trace
-        for _ in range(_OWN_FRAMES):
-            own = own.tb_next if own is not None else None
         expected = definition is not None and isinstance(error, definition.throws)
         self._on_error(name, task_id, error, expected)
         try:
-            text = "".join(traceback.format_exception(type(error), error, own or trace))
+            text = "".join(traceback.format_exception(type(error), error, _of_the_task(trace)))
         except Exception:
             text = f"{type(error).__name__} (its traceback can't be shown)"
         return Ran(Status.FAILURE, encode_exception(error, text))
@@ -216,13 +207,18 @@ class Execution:
         return Ran(Status.RETRY, encode_exception(retry.reason or retry, ""), (), retry.eta_wall_s, call)
 
 
-def _returned(value: Any, name: str) -> Ran:
-    try:
-        document, own = encode_value(value)
-    except UnserialisableArgument as error:
-        error.add_note(f"in what task {name} returned")
-        raise
-    return Ran(Status.SUCCESS, document, tuple(own) if own else ())
+def _coroutine_of(definition: TaskDefinition, args: Any, kwargs: Any) -> Any:
+    if definition.bind:
+        args = (definition.task, *args)
+    return definition.run(*args, **kwargs)
+
+
+def _of_the_task(trace: TracebackType | None) -> TracebackType | None:
+    """A traceback without the frames that lead to the task; all of it, where it ends before that."""
+    own = trace
+    while own is not None and _LEADS_TO_TASKS(own.tb_frame.f_code.co_filename):
+        own = own.tb_next
+    return own or trace
 
 
 def _said(limits: Any) -> tuple[float | None, float | None]:

@@ -22,6 +22,16 @@ class Coroutine(Protocol):
 class Interruption:
     """What is raised in the run of one slot, once it is due. Where a run is in user code, and in which thread."""
 
+    __slots__ = (
+        "_coroutine",
+        "_in_user_code",
+        "_is_cancelled",
+        "_lock",
+        "_thread",
+        "has_struck",
+        "soft_deadline_mono_s",
+    )
+
     def __init__(self, is_cancelled: Callable[[], bool] = lambda: False, *, from_other_threads: bool = False) -> None:
         """`is_cancelled` tells whether the present run is to end early.
 

@@ -23,11 +23,16 @@ class _Facts(NamedTuple):
     kwargs: Any
 
 
-#: The runs that this thread, coroutine or greenlet is in, as (facts, those around it): a task may call another like a
-#: function.
+#: The runs that this thread, coroutine or greenlet is in, as (record, node, args, kwargs, those around it): a task may
+#: call another like a function. A record is that of messages.Assignment.
 _runs: ContextVar[Any] = ContextVar("mesh runs", default=None)
-#: {identity of the facts of a run: what is called once when it ends}. Empty but for runs that have asked for it.
+#: {identity of the record of a run: what is called once when it ends}. Empty but for runs that have asked for it.
 _at_end: dict[int, list[Callable[[], None]]] = {}
+
+
+def enter_run(record: list[Any], hostname: str | None, args: Any, kwargs: Any) -> None:
+    """A run begins here. The slot calls it before each task, and `leave_request` after it, come what may."""
+    _runs.set((record, hostname, args, kwargs, _runs.get()))
 
 
 def enter_request(
@@ -40,16 +45,16 @@ def enter_request(
     args: Any = (),
     kwargs: Any = None,
 ) -> None:
-    """A run begins here. The slot calls it before each task, and `leave_request` after it, come what may."""
-    _runs.set(((task_id, name, attempt, flags, options, hostname, args, kwargs), _runs.get()))
+    """As `enter_run`, of a run that did not come as a record."""
+    enter_run([task_id, name, attempt, flags, None, 0, options], hostname, args, kwargs)
 
 
 def leave_request() -> None:
     """The run that has begun last here ends."""
-    facts, around = _runs.get()
-    _runs.set(around)
+    run = _runs.get()
+    _runs.set(run[4])
     if _at_end:
-        for call in _at_end.pop(id(facts), ()):
+        for call in _at_end.pop(id(run[0]), ()):
             call()
 
 
@@ -64,20 +69,14 @@ def current_name() -> str | None:
     return run[0][1] if run is not None else None
 
 
-def current_task_id() -> bytes | None:
-    """The id of the task that runs here."""
-    run = _runs.get()
-    return run[0][0] if run is not None else None
-
-
-def current_run() -> tuple[Any, ...] | None:
-    """The task that was sent and runs here: a tuple that begins with id and name, and is the same one all the time.
+def current_run() -> list[Any] | None:
+    """The task that was sent and runs here: a list that begins with id and name, and is the same one all the time.
 
     A task that is called like a function is part of its caller.
     """
     run = _runs.get()
     while run is not None and run[0][0] is None:
-        run = run[1]
+        run = run[4]
     return None if run is None else run[0]
 
 
@@ -85,9 +84,10 @@ def request_of(name: str) -> Request:
     """The innermost run of this task here; outside of one, what a direct call would see."""
     run = _runs.get()
     while run is not None:
-        if run[0][1] == name:
-            return Request(*run[0])
-        run = run[1]
+        record, hostname, args, kwargs, run = run
+        if record[1] == name:
+            task_id, _, attempt, flags, _, _, options = record
+            return Request(task_id, name, attempt, flags, options, hostname, args, kwargs)
     return Request(None, name)
 
 

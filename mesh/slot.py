@@ -113,36 +113,34 @@ class Slot:
     def run(self) -> None:
         """Works in this thread until it has ended."""
         waiting.set_host(self)
+        run, wait, steps = self._execution.run, self._poller.wait, self._steps()
         try:
-            steps = self._steps()
-            step: Lease | float | None = next(steps, _OVER)
-            while step is not _OVER:
-                answer: Any
-                if isinstance(step, Lease):
-                    answer = self._execution.run(step.record, step.frames)
-                else:
-                    answer = self._poller.wait(step)
-                step = _sent(steps, answer)
+            step = next(steps)
+            while True:
+                step = steps.send(run(step.record, step.frames) if type(step) is Lease else wait(step))
+        except StopIteration:
+            pass  # from `_steps`: no task raises here
         finally:
             self.close()
 
     async def run_async(self) -> None:
         """Works as a coroutine until it has ended."""
         waiting.set_host(self)
+        steps = self._steps()
         try:
-            steps = self._steps()
-            step: Lease | float | None = next(steps, _OVER)
-            while step is not _OVER:
-                answer: Any
-                if isinstance(step, Lease):
-                    answer = await self._execution.run_async(step.record, step.frames)
+            step = next(steps)
+            while True:
+                if type(step) is Lease:
+                    answer: Any = await self._execution.run_async(step.record, step.frames)
                 else:
                     answer = await self._poller.wait_async(step)
-                step = _sent(steps, answer)
+                step = steps.send(answer)
+        except StopIteration:
+            pass
         finally:
             self.close()
 
-    def _steps(self) -> Generator[Lease | float | None, Any, None]:
+    def _steps(self) -> Generator[Any, Any, None]:
         """What the slot does, for whatever runs it. It yields a lease, to be told what came of it; or how long it waits
         at most, to be told what is ready.
         """
@@ -501,16 +499,6 @@ class Slot:
         self._poller.close()
         self._execution.close()
         self._page.close()
-
-
-_OVER: Final = -1.0
-
-
-def _sent(steps: Generator[Lease | float | None, Any, None], answer: Any) -> Lease | float | None:
-    try:
-        return steps.send(answer)
-    except StopIteration:
-        return _OVER
 
 
 class Slots:

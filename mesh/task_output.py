@@ -21,7 +21,7 @@ from mesh.request import current_run, when_run_ends
 #: A line is cut here, so that text without line ends takes no more memory than this.
 LINE_CHARS_MAX: Final = 1 << 16
 
-Run = tuple[Any, ...]  #: as `request.current_run` has it
+Run = list[Any]  #: as `request.current_run` has it
 
 
 def capture(level: int) -> None:
