@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 import threading
 import time
@@ -106,4 +105,6 @@ class Interruption:
 
 def _raise_in(thread: int, error: type[BaseException] | None) -> None:
     """At the next instruction of this thread; None takes back what has not been raised yet."""
+    import ctypes  # a megabyte, of use in pools with threads alone
+
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error) if error else None)

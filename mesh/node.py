@@ -149,7 +149,10 @@ class Node:
     def _renewed(self, info: dict[str, Any], order: SlotOrder) -> SlotOrder:
         """The app was loaded again: its tasks, queues and limits may be others."""
         _complete(info, self._options, self._info["concurrency"])
+        others = info["queues"] != self._info["queues"]
         self._info = {**self._info, **info}
+        if others:
+            self._rejoin()
         return order._replace(queues=tuple(info["queues"]), limits=tuple(info.get("limits", (0.0, 0.0))))
 
     # --- the loop --------------------------------------------------------------------------------

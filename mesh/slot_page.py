@@ -315,27 +315,27 @@ def beginnings_of(path: str) -> list[Beginnings]:
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            size = os.fstat(fd).st_size
-            page = os.pread(fd, size, 0)
-        finally:
-            os.close(fd)
     except (OSError, ValueError):
         return []
-    slots = len(page) // (RECORD_BYTES + BEGINNINGS * _BEGINNING.size)
-    return [_beginnings(page, slots, slot) for slot in range(slots)]
+    try:
+        slots = os.fstat(fd).st_size // _page_bytes(1)
+        records = os.pread(fd, slots * RECORD_BYTES, 0)
+        return [_beginnings(fd, records, slots, slot) for slot in range(len(records) // RECORD_BYTES)]
+    except OSError:
+        return []
+    finally:
+        os.close(fd)
 
 
-def _beginnings(page: bytes, slots: int, slot: int) -> Beginnings:
+def _beginnings(fd: int, records: bytes, slots: int, slot: int) -> Beginnings:
     base = slot * RECORD_BYTES
-    begun, pid, entered = (_WORD.unpack_from(page, base + at)[0] for at in (_BEGUN, _PID, _ENTERED))
+    begun, pid, entered = (_WORD.unpack_from(records, base + at)[0] for at in (_BEGUN, _PID, _ENTERED))
     found = Beginnings(slot, pid, [])
-    if not begun:
+    if not begun:  # most seats of a page were never used, and have no room on the disk
         return found
-    first = _ring_at(slots, slot, 0)
-    ring = page[first : first + BEGINNINGS * _BEGINNING.size]
+    ring = os.pread(fd, BEGINNINGS * _BEGINNING.size, _ring_at(slots, slot, 0))
     seen = set()
-    for lease, mono_ns, task_id in _BEGINNING.iter_unpack(ring):
+    for lease, mono_ns, task_id in _BEGINNING.iter_unpack(ring[: len(ring) // _BEGINNING.size * _BEGINNING.size]):
         if 0 < lease <= begun and lease not in seen:
             seen.add(lease)
             found.begun.append((task_id, lease, mono_ns / 1e9, lease > entered))

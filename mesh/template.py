@@ -13,7 +13,6 @@ import logging
 import os
 import signal
 import socket
-import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 import msgpack
 
-from mesh import pools, preloading, stacks
+from mesh import pools, stacks
 from mesh.exceptions import MeshError
 from mesh.pools.hosting import Channel, LoadedApp, Pool, SlotMaker, SlotOrder, die_with_parent
 
@@ -63,10 +62,9 @@ class _Berth(NamedTuple):
 class Template:
     """The supervisor's handle: a process, and the socket to it."""
 
-    def __init__(self, pid: int, channel: socket.socket, process: subprocess.Popen[bytes] | None) -> None:
+    def __init__(self, pid: int, channel: socket.socket) -> None:
         self.pid = pid
         self._channel = channel
-        self._process = process
 
     @classmethod
     def fork(cls, plan: HostPlan, files: SharedFiles) -> Template:
@@ -80,7 +78,7 @@ class Template:
             channel.close()
             become_host(plan, Channel(theirs), files, supervisor_pid)
         theirs.close()
-        return cls(pid, channel, None)
+        return cls(pid, channel)
 
     @classmethod
     def execute(cls, argv: Sequence[str], files: SharedFiles, *, preload: bool) -> Template:
@@ -90,16 +88,19 @@ class Template:
         """
         channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         berth = _Berth(theirs.fileno(), *files, os.getpid(), preload)
+        inherited = (berth.channel_fd, *files)
         try:
-            process = subprocess.Popen(
-                argv, env={**os.environ, VARIABLE: json.dumps(berth)}, pass_fds=(berth.channel_fd, *files)
-            )
+            for fd in inherited:
+                os.set_inheritable(fd, True)
+            pid = os.posix_spawn(argv[0], [*argv], {**os.environ, VARIABLE: json.dumps(berth)})
         except OSError:
             channel.close()
             raise
         finally:
+            for fd in files:
+                os.set_inheritable(fd, False)
             theirs.close()
-        return cls(process.pid, channel, process)
+        return cls(pid, channel)
 
     def fileno(self) -> int:
         """Readable when the host has said something, or is gone."""
@@ -143,8 +144,6 @@ class Template:
         """Ends the host (its slots have ended) and reaps it. Returns its wait status and peak RSS in KiB."""
         self._channel.close()
         _, status, usage = os.wait4(self.pid, 0)
-        if self._process is not None:
-            self._process.returncode = os.waitstatus_to_exitcode(status)
         return status, usage.ru_maxrss
 
 
@@ -212,6 +211,8 @@ def _describe_in_a_child(load: Callable[[], LoadedApp], channel: Channel) -> boo
 
 
 def _load(load: Callable[[], LoadedApp], channel: Channel, *, forks: bool) -> LoadedApp | None:
+    from mesh import preloading
+
     try:
         with preloading.watched() as watch:
             app = load()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 from typing import Final
 
-from mesh.celery_names import suggest
 from mesh.exceptions import PoolNotAvailable
 from mesh.pools.hosting import Pool
 
@@ -55,6 +54,8 @@ def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
 def _from_entry_point(name: str) -> Pool:
     found = _entry_points().get(name)
     if found is None:
+        from mesh.celery_names import suggest
+
         near = suggest(name, names())
         hint = f"did you mean {near!r}?" if near else f"there are {', '.join(names())}"
         raise PoolNotAvailable(name, f"no pool has this name; {hint}")
