@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import click
@@ -20,6 +21,8 @@ from mesh.exceptions import (
 )
 
 from . import exit_codes
+
+logger = logging.getLogger("mesh")
 
 #: {option of the group: it takes a value}. Behind a command they get a hint of their own: older Celery took them there.
 _GLOBAL: Final = {
@@ -38,6 +41,9 @@ _GLOBAL: Final = {
 #: Packages whose frames stand between the command line and the user's module.
 _IMPORTERS: Final = frozenset({"importlib", "mesh", "mesh_cli"})
 
+#: Of a process that has detached: hears errors, which go to its log instead of a stderr that nobody looks at.
+listener: Callable[[str], None] | None = None
+
 
 class Failed(Exception):
     """A command has failed: what to print, and the exit code."""
@@ -52,9 +58,12 @@ def say(message: str, trace: str = "", colour: bool | None = None) -> None:
 
     `colour`: False for none; None is for the current command line to decide, where there is one.
     """
-    if trace:
-        click.echo(trace.rstrip(), err=True)
-    click.echo(f"{click.style('Error:', fg='red', bold=True)} {message}", err=True, color=colour)
+    trace = f"{trace.rstrip()}\n" if trace else ""
+    if listener is not None:
+        logger.error("%s", trace + message, extra={"action": "failed"})
+        listener(f"{trace}Error: {message}\n")
+        return
+    click.echo(f"{trace}{click.style('Error:', fg='red', bold=True)} {message}", err=True, color=colour)
 
 
 def usage(error: click.ClickException, argv: Sequence[str], colour: bool | None) -> int:

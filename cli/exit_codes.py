@@ -14,5 +14,7 @@ USAGE: Final = 2
 DAMAGED: Final = 65
 #: EX_UNAVAILABLE of sysexits.h: no router answered, or no node.
 UNAVAILABLE: Final = 69
+#: EX_CANTCREAT of sysexits.h: the pidfile is another process's that runs, or it or the log file can't be written.
+CANT_CREATE: Final = 73
 #: Ctrl-C in a command that had nothing to stop in order: 128 + SIGINT, as shells have it.
 INTERRUPTED: Final = 130

@@ -24,7 +24,7 @@ json_option = click.option("-j", "--json", "json_out", is_flag=True, help="Print
 
 
 def loglevel_option(default: str) -> Callable[[Function], Function]:
-    """What is logged to stderr."""
+    """What is logged."""
     return click.option(
         "-l",
         "-L",
@@ -33,7 +33,7 @@ def loglevel_option(default: str) -> Callable[[Function], Function]:
         type=click.Choice(list(logs.LEVELS), case_sensitive=False),
         default=default,
         show_default=True,
-        help="Log to stderr from this level up: debug, info, warning, error, critical.",
+        help="Log from this level up: debug, info, warning, error, critical.",
     )
 
 

@@ -3,58 +3,37 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
-import re
-import socket
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
 from mesh import locate, logs, pools
-from mesh.exceptions import MeshError
+from mesh.exceptions import InvalidCall, MeshError
 from mesh.messages import LIMIT_MAX_S
-from mesh.settings import QUEUE_NAME_RULE, is_queue_name, router_settings
-from mesh.version import VERSION
+from mesh.settings import router_settings
 
-from . import errors, exit_codes
+from . import errors, exit_codes, inline_settings
+from .banner import banner
+from .celery_options import celery_options
+from .daemon import DaemonOptions, Life, daemon_options, living
 from .help import CONTEXT, examples
-from .options import loglevel_option, names
+from .naming import node_name, queue_names, slot_range
+from .options import names
 from .state import State
 
 if TYPE_CHECKING:
     from mesh.app import Mesh
     from mesh.pools.hosting import LoadedApp
 
-_NODE_NAME = re.compile(r"[^\s,@%]+@[^\s,@%]+")
-
-
-def node_name(text: str) -> str:
-    """`name@host`, by default this host; %h, %n and %d stand for its whole name, the first part and the rest."""
-    host = socket.gethostname()
-    short, _, domain = host.partition(".")
-    parts = {"%h": host, "%n": short, "%d": domain, "%%": "%"}
-    name = re.sub("%.", lambda found: parts.get(found[0], found[0]), text)
-    name = name if "@" in name else f"{name}@{host}"
-    if not _NODE_NAME.fullmatch(name):
-        raise click.BadParameter(
-            f"{text!r} is no node name: give NAME@HOST without spaces and commas; %h, %n, %d are expanded."
-        )
-    return name
-
-
-def queue_names(text: str) -> tuple[str, ...]:
-    """As `names`, where each can be a queue."""
-    if not names(text):
-        raise click.BadParameter("no queue is named: give A,B, or leave -Q out for the app's default queue.")
-    for name in names(text):
-        if not is_queue_name(name):
-            raise click.BadParameter(f"{name!r} is no queue: give {QUEUE_NAME_RULE}.")
-    return names(text)
-
-
 LIMIT: Final = click.FloatRange(min=0, min_open=True, max=LIMIT_MAX_S, max_open=True)
+
+
+def _settings(ctx: click.Context, param: click.Parameter, words: tuple[str, ...]) -> dict[str, str]:
+    return inline_settings.split(words)
 
 
 @click.command(
@@ -64,6 +43,7 @@ LIMIT: Final = click.FloatRange(min=0, min_open=True, max=LIMIT_MAX_S, max_open=
         ("mesh -A proj worker -c 4 -Q mail,celery", "four slots, for two queues"),
         ("mesh -A proj worker -n w2", "a second node on this host: w2@HOST"),
         ("mesh -A proj -b mesh://lab worker", "a node of another mesh"),
+        ("mesh -A proj worker -D -f /var/log/mesh/%n.log", "in the background"),
     ),
 )
 @click.option(
@@ -105,6 +85,12 @@ LIMIT: Final = click.FloatRange(min=0, min_open=True, max=LIMIT_MAX_S, max_open=
     help="Import the app once and fork slots from there, or in each slot.",
 )
 @click.option(
+    "--autoscale",
+    metavar="MAX,MIN",
+    type=slot_range,
+    help="Have between MIN (0) and MAX slots, as many as there is work for [default: the app's worker_autoscale].",
+)
+@click.option(
     "--max-tasks-per-child",
     metavar="N",
     type=click.IntRange(min=1),
@@ -128,66 +114,87 @@ LIMIT: Final = click.FloatRange(min=0, min_open=True, max=LIMIT_MAX_S, max_open=
     type=LIMIT,
     help="Raise SoftTimeLimitExceeded in a task that runs longer, seconds [default: the app's].",
 )
-@loglevel_option(logs.DEFAULT_LEVEL)
+@click.option(
+    "-X",
+    "--exclude-queues",
+    metavar="A,B",
+    type=queue_names,
+    callback=lambda ctx, param, queues: queues or (),
+    help="Queues not to take tasks from, of those it would.",
+)
 @click.option(
     "-I", "--include", metavar="M,N", type=names, default="", help="Further modules to import for their tasks."
 )
+@daemon_options(logs.DEFAULT_LEVEL)
+@celery_options
+@click.argument("settings", metavar="[KEY=VALUE]...", nargs=-1, callback=_settings)
 @click.pass_obj
-def command(
-    state: State,
-    *,
-    hostname: str,
-    concurrency: int | None,
-    pool: str,
-    preload: bool,
-    max_tasks_per_child: int | None,
-    max_memory_per_child: int | None,
-    queues: tuple[str, ...] | None,
-    time_limit: float | None,
-    soft_time_limit: float | None,
-    loglevel: str,
-    include: tuple[str, ...],
-) -> int:
+def command(state: State, /, *, hostname: str, daemon: DaemonOptions, **choices: Any) -> int:
     """Run a node: it executes tasks.
 
     It takes tasks from the queues and runs them in its slots, each a process. A router is started where none runs.
+    KEY=VALUE sets what the app would: worker_concurrency=4, or .concurrency=4 for what begins with worker_.
 
     Stop it with Ctrl-C or SIGTERM: what runs is finished, what waits goes to other nodes, and the exit code is 0.
     A second Ctrl-C, or SIGQUIT, ends it at once; what ran then is run again elsewhere.
     """
     state.need_app("mesh -A proj worker")
-    if time_limit is not None and soft_time_limit is not None and soft_time_limit >= time_limit:
-        raise click.UsageError(
-            f"--soft-time-limit {soft_time_limit:g} comes too late: give less than --time-limit {time_limit:g}."
-        )
-    logs.configure(loglevel, colour=None if state.colour else False)
+    choice = Choice(**choices)
+    _check(choice)
+    from mesh.template import VARIABLE
+
+    with living(hostname, daemon.of_host() if VARIABLE in os.environ else daemon, state.colour) as life:
+        return _run(state, hostname, choice, life)
+
+
+class Choice(NamedTuple):
+    """What the options say of the node's work."""
+
+    concurrency: int | None
+    pool: str
+    preload: bool
+    autoscale: tuple[int, int] | None
+    max_tasks_per_child: int | None
+    max_memory_per_child: int | None
+    queues: tuple[str, ...] | None
+    exclude_queues: tuple[str, ...]
+    time_limit: float | None
+    soft_time_limit: float | None
+    include: tuple[str, ...]
+    settings: dict[str, str]
+
+
+def _check(choice: Choice) -> None:
+    hard_s, soft_s = choice.time_limit, choice.soft_time_limit
+    if hard_s is not None and soft_s is not None and soft_s >= hard_s:
+        raise click.UsageError(f"--soft-time-limit {soft_s:g} comes too late: give less than --time-limit {hard_s:g}.")
+    if choice.queues is not None and not set(choice.queues) - set(choice.exclude_queues):
+        raise click.UsageError("--exclude-queues leaves no queue of --queues.")
+
+
+def _run(state: State, name: str, choice: Choice, life: Life) -> int:
+    from mesh.logged_slots import LoggedSlots
     from mesh.node import AppFailed, NodeOptions, run_node
     from mesh.slot import Slots
     from mesh.template import HostPlan, become_what_was_ordered
 
     def on_loaded(info: dict[str, Any]) -> None:
         if not state.quiet:
-            click.echo(banner(hostname, info, with_tasks=logs.level_number(loglevel) <= logs.LEVELS["INFO"]))
+            life.say(banner(name, info, life.log, with_tasks=logging.getLogger().isEnabledFor(logging.INFO)))
 
-    said = {
-        "time_limit": time_limit,
-        "soft_time_limit": soft_time_limit,
-        "max_tasks_per_child": max_tasks_per_child,
-        "max_memory_per_child": max_memory_per_child,
-    }
-    load, maker = _loader(state, include, said), Slots()
-    become_what_was_ordered(HostPlan(load, pool, maker))
+    load, maker, queues = _loader(state, choice), LoggedSlots(Slots()), choice.queues
+    become_what_was_ordered(HostPlan(load, choice.pool, maker))
     options = NodeOptions(
-        name=hostname,
+        name=name,
         load=load,
         place=None if state.broker is None else locate.locate(state.broker),
-        pool=pool,
-        concurrency=concurrency,
-        queues=queues,
-        preload=preload,
+        pool=choice.pool,
+        concurrency=choice.concurrency,
+        queues=None if queues is None else tuple(queue for queue in queues if queue not in choice.exclude_queues),
+        preload=choice.preload,
         argv=(sys.executable, *sys.orig_argv[1:]),
         on_loaded=on_loaded,
-        on_ready=lambda: logs.announce(f"{hostname} ready.", "ready"),
+        on_ready=lambda: life.ready(f"{name} ready."),
     )
     # Frozen before the fork, so that no later collection writes to the pages which this process and its children share:
     # 3.5 MiB less for a node of two slots.
@@ -200,18 +207,20 @@ def command(
         return exit_codes.USAGE
 
 
-def _loader(state: State, include: tuple[str, ...], said: dict[str, Any]) -> Callable[[], LoadedApp]:
-    """What imports the app. It runs in the host. What the command line has `said` goes before what the app says."""
+def _loader(state: State, choice: Choice) -> Callable[[], LoadedApp]:
+    """What imports the app. It runs in the host. What the command line says goes before what the app says."""
 
     def load() -> LoadedApp:
         from mesh.pools.hosting import LoadedApp
 
         try:
-            app = _load_app(state, include)
+            app = _load_app(state, choice)
         except MeshError as error:
             errors.trim(error)
             raise
         settings = app.settings
+        if choice.queues is None and settings.task_default_queue in choice.exclude_queues:
+            raise InvalidCall("exclude_queues", settings.task_default_queue, "--queues too: it was the only queue")
         info = {
             "app": state.target or app.main or "__main__",
             "tasks": sorted(app.tasks),
@@ -220,47 +229,30 @@ def _loader(state: State, include: tuple[str, ...], said: dict[str, Any]) -> Cal
             "broker_url": settings.broker_url,
             "router_settings": router_settings(settings),
             "limits": [
-                said["time_limit"] or settings.task_time_limit or 0.0,
-                said["soft_time_limit"] or settings.task_soft_time_limit or 0.0,
+                choice.time_limit or settings.task_time_limit or 0.0,
+                choice.soft_time_limit or settings.task_soft_time_limit or 0.0,
             ],
-            "max_tasks_per_child": said["max_tasks_per_child"] or settings.worker_max_tasks_per_child,
-            "max_memory_per_child": said["max_memory_per_child"] or settings.worker_max_memory_per_child,
+            "max_tasks_per_child": choice.max_tasks_per_child or settings.worker_max_tasks_per_child,
+            "max_memory_per_child": choice.max_memory_per_child or settings.worker_max_memory_per_child,
             "max_blocked": settings.worker_max_blocked,
+            "autoscale": choice.autoscale or settings.worker_autoscale,
+            "autoscale_idle_s": settings.worker_autoscale_idle,
             "soft_shutdown_s": settings.worker_soft_shutdown_timeout,
             "shutdown_s": settings.worker_shutdown_timeout,
+            "redirect_stdouts": settings.worker_redirect_stdouts and settings.worker_redirect_stdouts_level,
         }
         return LoadedApp(app.tasks, info)
 
     return load
 
 
-def _load_app(state: State, include: tuple[str, ...]) -> Mesh:
+def _load_app(state: State, choice: Choice) -> Mesh:
     from mesh import loading
 
     app = state.find_app()
     assert app is not None
+    app.conf.override(choice.settings)
     loading.load_tasks(app)
-    for module in include:
+    for module in choice.include:
         loading.load_module(module)
     return app
-
-
-def banner(name: str, info: dict[str, Any], with_tasks: bool) -> str:
-    """What a node says of itself before it is ready."""
-    limits = [f"{what} {s:g} s" for what, s in zip(("hard", "soft"), info["limits"], strict=True) if s]
-    lines = [
-        f"{name} v{VERSION} (pid {os.getpid()})",
-        "",
-        "[config]",
-        f".> app:         {info['app']}",
-        f".> mesh:        {info['mesh']} in {info['directory']}",
-        f".> concurrency: {info['concurrency']} ({info['pool']})",
-        *([f".> time limits: {', '.join(limits)}"] if limits else []),
-        "",
-        "[queues]",
-        *(f".> {queue}" for queue in info["queues"]),
-        "",
-    ]
-    if with_tasks:
-        lines += ["[tasks]", *(f"  . {task}" for task in info["tasks"]), ""]
-    return "\n".join(lines)

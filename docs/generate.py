@@ -20,7 +20,7 @@ from mesh import body_types, celery_names, messages, slot_page
 from mesh.setting_keys import kind_name
 from mesh.settings import ROUTER_SETTINGS, SETTINGS, SettingSpec
 from mesh.states import PHASE_MOVES, Phase, Status
-from mesh_cli import exit_codes
+from mesh_cli import celery_options, exit_codes
 from mesh_cli.root import COMMANDS, root
 
 HERE: Final = Path(__file__).parent
@@ -85,9 +85,22 @@ def cli() -> str:
         command = root.get_command(group, name)
         assert command is not None
         parts.append(_help(f"mesh {name}", command, click.Context(command, group, name, **_context(command))))
-    rows = _documented_constants(exit_codes)
-    parts.append("## Exit codes\n\n" + _table(("code", "name", "meaning"), rows) + "\n")
+    parts.append(f"## Exit codes\n\n{exit_code_table()}\n")
     return "\n".join(parts)
+
+
+def exit_code_table() -> str:
+    """What each exit code means."""
+    return _table(("code", "name", "meaning"), _documented_constants(exit_codes))
+
+
+def celery_option_table() -> str:
+    """Options of Celery's worker that have no counterpart."""
+    rows = (
+        (", ".join(f"`{name}`" for name in option.names), "refused" if option.is_refused else "taken", option.why)
+        for option in celery_options.OPTIONS
+    )
+    return _table(("option", "", "because"), rows)
 
 
 def _context(command: click.Command) -> dict[str, Any]:
@@ -152,6 +165,8 @@ _WAYS: Final = {
     messages.Started: "slot → router",
     messages.Returned: "slot → router",
     messages.Blocked: "slot → router",
+    messages.Terminate: "router → node",
+    messages.Demand: "router → node",
     messages.Recall: "router → node",
     messages.Recalled: "node → router",
     messages.SlotLost: "node → router",
@@ -258,6 +273,8 @@ def tags() -> str:
 GENERATED: Final[dict[str, dict[str, Callable[[], str]]]] = {
     "settings.md": {"settings": settings, "aliases": aliases, "refused": refused},
     "cli.md": {"page": cli},
+    "workers.md": {"exit codes": exit_code_table},
+    "from-celery.md": {"worker options": celery_option_table},
     "concepts.md": {"phases": phases},
     "protocol.md": {
         "every link": _kinds(1, 9),

@@ -13,9 +13,19 @@ if TYPE_CHECKING:
     from mesh.eager import EagerResult
     from mesh.results import AsyncResult
     from mesh.task import Task
+    from mesh.task_logger import get_task_logger
     from mesh.version import VERSION as __version__
 
-__all__ = ["AsyncResult", "EagerResult", "Mesh", "Task", "__version__", "current_app", "register_type"]
+__all__ = [
+    "AsyncResult",
+    "EagerResult",
+    "Mesh",
+    "Task",
+    "__version__",
+    "current_app",
+    "get_task_logger",
+    "register_type",
+]
 
 #: {public name: (module, name there)}
 _PUBLIC: Final = {
@@ -25,6 +35,7 @@ _PUBLIC: Final = {
     "Task": ("mesh.task", "Task"),
     "__version__": ("mesh.version", "VERSION"),
     "current_app": ("mesh.app", "current_app"),
+    "get_task_logger": ("mesh.task_logger", "get_task_logger"),
     "register_type": ("mesh.body_types", "register_type"),
 }
 

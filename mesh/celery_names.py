@@ -86,6 +86,11 @@ SETTINGS: Final = _table(
     ("task_default_exchange task_default_exchange_type task_default_routing_key", _QUEUE),
     ("task_create_missing_queues worker_enable_remote_control", _ALWAYS),
     (
+        "worker_logfile worker_pidfile worker_uid worker_gid worker_umask",
+        "it is needed before the app is loaded; write it behind the command, as in mesh worker --pidfile PATH, or set "
+        "MESH_WORKER_PIDFILE and the like",
+    ),
+    (
         "task_create_missing_queue_type task_create_missing_queue_exchange_type",
         "queues are of one kind; leave it out",
     ),
@@ -119,8 +124,8 @@ SETTINGS: Final = _table(
         "result_extended worker_direct worker_disable_rate_limits worker_deduplicate_successful_tasks "
         "worker_send_task_events worker_pool_restarts worker_enable_soft_shutdown_on_idle "
         "worker_hijack_root_logger worker_log_color "
-        "worker_log_format worker_task_log_format worker_redirect_stdouts worker_redirect_stdouts_level beat_schedule "
-        "beat_scheduler beat_schedule_filename beat_sync_every beat_max_loop_interval beat_cron_starting_deadline "
+        "worker_log_format worker_task_log_format beat_schedule beat_scheduler "
+        "beat_schedule_filename beat_sync_every beat_max_loop_interval beat_cron_starting_deadline "
         "security_key security_key_password security_certificate security_cert_store security_digest",
         _LATER,
     ),

@@ -376,6 +376,8 @@ _CHECKS: Final[dict[type[Any], Callable[[Any], int]]] = {
     m.Recalled: _types(int, int, int, int),
     m.SlotLost: _types(int, int, int, str, bool, float),
     m.Quiet: _types(str),
+    m.Demand: _types(int),
+    m.Terminate: _types(int, int, int, int),
     m.AskAdoptions: _then(_types(bytes), (0, _tag)),
     m.Adoptions: _then(_types(list), (0, _adopted)),
     m.Request: _then(_types(int, str, dict, None, float), (2, _shallow), (3, _check_destination)),

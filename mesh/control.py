@@ -7,7 +7,7 @@ from typing import Any, Final, Protocol, TypedDict
 
 from mesh.bodies import decode_call
 from mesh.dead_letters import DeadLetters
-from mesh.exceptions import MeshError, OptionNotAvailable, UndecodableBody
+from mesh.exceptions import InvalidCall, MeshError, UndecodableBody
 from mesh.ids import from_text, to_text
 from mesh.interfaces import ControlLink
 from mesh.messages import Flag, Replies
@@ -117,23 +117,47 @@ class Control:
         "revoked": it will not run. "recalled": a slot holds it; it is taken back, or runs on where it has begun.
         "ended": too late. "unknown": no call of this mesh. The router keeps it in mind across its own death.
 
+        `terminate` ends calls that run, too: "terminated", or "ended" where that came too late; "terminating" where
+        it takes longer than `timeout`. A `signal` other than SIGTERM (a name or number) goes to the slot's process at
+        once; SIGTERM raises TaskInterrupted in the task, and kills it 2 s later. Nothing else is hit: what the process
+        held beside it runs elsewhere.
+
         Raises:
-            OptionNotAvailable: `terminate` or `signal`: mesh can't end what runs yet.
+            InvalidCall: no signal has this name or number.
             TypeError: what was given is no id, nor several.
         """
-        if terminate or signal is not None:
-            raise OptionNotAvailable("control.revoke", "terminate", "a running task runs on; stop its node to end it")
+        number = _signal_number(signal) if terminate else 0
         given: Any = task_id
         task_ids = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
         if wrong := [one for one in task_ids if not isinstance(one, str)]:
             raise TypeError(f"control.revoke takes ids, and {wrong[0]!r} is none: give result.id, or a list of ids.")
-        return revoke(self._source.client, task_ids, timeout)
+        return revoke(self._source.client, task_ids, timeout, number)
+
+    def terminate(
+        self, task_id: str | Iterable[str], signal: Any = None, *, timeout: float = DEFAULT_TIMEOUT_S
+    ) -> dict[str, str]:
+        """`revoke` with `terminate=True`."""
+        return self.revoke(task_id, terminate=True, signal=signal, timeout=timeout)
 
 
-def revoke(client: ControlLink, task_ids: list[str], timeout: float) -> dict[str, str]:
-    """As `Control.revoke`."""
+def _signal_number(given: Any) -> int:
+    """The number of a signal that is given as in Celery: "SIGKILL", "KILL", 9; None is SIGTERM."""
+    import signal
+
+    try:
+        if isinstance(given, str) and not given.isdecimal():
+            name = given.upper()
+            return signal.Signals[name if name.startswith("SIG") else f"SIG{name}"].value
+        return signal.Signals(signal.SIGTERM if given is None else int(given)).value
+    except (ValueError, KeyError, TypeError):
+        raise InvalidCall("signal", given, "a signal's name or number, such as 'SIGTERM' or 9") from None
+
+
+def revoke(client: ControlLink, task_ids: list[str], timeout: float, signal: int = 0) -> dict[str, str]:
+    """As `Control.revoke`; a `signal` ends what runs."""
     asked = {from_text(one) or one: one for one in task_ids}
-    replies = client.request("revoke", {"ids": list(asked)}, None, timeout)
+    arguments = {"ids": list(asked), **({"signal": signal} if signal else {})}
+    replies = client.request("revoke", arguments, None, timeout)
     for error in replies.errors.values():
         raise MeshError(error)
     return {asked[one]: fate for one, fate in replies.values["router"]["fates"]}

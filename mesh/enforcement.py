@@ -6,13 +6,28 @@ import logging
 import signal
 import time
 
+from typing import Final, NamedTuple
+
 from mesh.core.limits import Interrupt, Kill, LimitedRun, LimitWatch, RunLimits, Verdict
+from mesh.core.shutdown import GRACE_S
 from mesh.core.supervision import Supervision
 from mesh.ids import to_text
+from mesh.messages import Terminate
 from mesh.slot_page import NEVER, SETTLE_S, Running, SlotPage
 from mesh.workforce import Workforce, kill
 
 logger = logging.getLogger(__name__)
+
+#: They ask a process to end, and so leave the task a moment: a slot heeds none of them itself.
+KIND_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP})
+
+
+class Doomed(NamedTuple):
+    """A run that was told to end."""
+
+    pid: int
+    lease: int
+    due_mono_s: float  #: then it is killed
 
 
 class Enforcement:
@@ -26,9 +41,16 @@ class Enforcement:
         self._limit_watch = LimitWatch()
         #: What runs is killed without a reason of its own.
         self.is_off = False
+        #: {seat: run that was told to end}
+        self._doomed: dict[int, Doomed] = {}
+        #: {pid: seat} of processes that were killed on request, until they are seen to end.
+        self._terminated: dict[int, int] = {}
 
     def verdict(self, pid: int, killed: bool) -> Verdict | None:
-        """As `LimitWatch.ended`."""
+        """As `LimitWatch.ended`; also of a process that was killed on request."""
+        seat = self._terminated.pop(pid, None)
+        if seat is not None:
+            return Verdict("what it ran was terminated", seat, 0.0)
         return self._limit_watch.ended(pid, killed=killed, still_runs=self._still_runs)
 
     def _still_runs(self, seat: int, lease: int) -> bool:
@@ -37,10 +59,14 @@ class Enforcement:
 
     def next_deadline_mono_s(self) -> float | None:
         """When `look` has something to do, unless a slot rings before."""
-        return self._limit_watch.next_deadline_mono_s()
+        due = [one.due_mono_s for one in self._doomed.values()]
+        limit = self._limit_watch.next_deadline_mono_s()
+        return min(due if limit is None else [*due, limit], default=None)
 
     def look(self, workforce: Workforce, *, rang: bool) -> None:
         """Enforces what is due. A run with a nearer limit than the next look has rung."""
+        if self._doomed:
+            self._kill_doomed(time.monotonic())
         deadline = self._limit_watch.next_deadline_mono_s()
         if not rang and (deadline is None or time.monotonic() < deadline):
             return
@@ -90,6 +116,38 @@ class Enforcement:
         kill(run.pid, signal.SIGSTOP)
         time.sleep(SETTLE_S)
         return self._page.running(run.slot)
+
+    # --- on request ------------------------------------------------------------------------------
+
+    def terminate(self, workforce: Workforce, order: Terminate) -> None:
+        """Ends what a slot runs, if it still runs that lease: kindly first, where the signal asks for no more."""
+        seat, pid, lease = order.slot, order.slot_pid, order.lease
+        if self._supervision.pid_of(seat) != pid or not self._still_runs(seat, lease):
+            return
+        logger.warning("what slot %d runs is terminated", seat, extra={"action": "terminated"})
+        if order.signal in KIND_SIGNALS:
+            self._page.cancel(seat, lease)
+            workforce.interrupt(seat)
+            self._doomed[seat] = Doomed(pid, lease, time.monotonic() + GRACE_S)
+        else:
+            self._signal_run(seat, pid, lease, order.signal)
+
+    def _kill_doomed(self, now_mono_s: float) -> None:
+        """Whatever was told to end and has not, in the time it had."""
+        for seat, doomed in list(self._doomed.items()):
+            if doomed.due_mono_s <= now_mono_s:
+                del self._doomed[seat]
+                if self._supervision.pid_of(seat) == doomed.pid:
+                    self._signal_run(seat, doomed.pid, doomed.lease, signal.SIGKILL)
+
+    def _signal_run(self, seat: int, pid: int, lease: int, number: int) -> None:
+        """To the process, stopped meanwhile, so that it hits this run and not the next one."""
+        kill(pid, signal.SIGSTOP)
+        time.sleep(SETTLE_S)
+        if self._still_runs(seat, lease):
+            self._terminated[pid] = seat
+            kill(pid, number)
+        kill(pid, signal.SIGCONT)
 
     def cancel_all(self, workforce: Workforce) -> None:
         """Whatever runs is told to end early."""

@@ -1,7 +1,7 @@
-"""How the processes of mesh write logs: lines for people on a terminal, `key=value` for machines everywhere else.
+"""How the processes of mesh write logs: lines for people on a terminal, `key=value` or JSON for machines.
 
 Only a process's own shell calls this (the CLI, `python -m mesh.router`); as a library mesh never configures logging.
-Fields given by `extra={"action": ..., "task": ...}` follow the message in both forms.
+Fields given by `extra={"action": ..., "task": ...}` follow the message in each form; what is logged in a task has it.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import re
-import sys
 import time
-from typing import Final, TextIO
+from typing import Any, Final
 
 from mesh.exceptions import InvalidCall
+from mesh.log_writer import Destination, LogDescriptor, WholeRecords
+from mesh.task_logger import InTask
 
 #: {what a user may write, in any case: level}
 LEVELS: Final = {
@@ -26,6 +27,7 @@ LEVELS: Final = {
     "FATAL": logging.CRITICAL,
 }
 DEFAULT_LEVEL: Final = "WARNING"
+FORMS: Final = ("human", "logfmt", "json")
 
 #: What every record has; the rest came by `extra`.
 _ORDINARY: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -34,26 +36,58 @@ _COLOUR: Final = {logging.WARNING: "\x1b[33m", logging.ERROR: "\x1b[31m", loggin
 _NO_COLOUR: Final = "\x1b[0m"
 
 
-def configure(level: str | int = DEFAULT_LEVEL, stream: TextIO | None = None, colour: bool | None = None) -> None:
-    """Sends all logs of this process from `level` up to `stream` (stderr). Again replaces what it did before.
+def configure(
+    level: str | int = DEFAULT_LEVEL,
+    *,
+    destination: Destination | None = None,
+    form: str | None = None,
+    colour: bool | None = None,
+) -> None:
+    """Sends all logs of this process and its forks from `level` up to `destination` (stderr). Again replaces that.
 
-    `colour`: None means on a terminal, unless NO_COLOR is set.
+    `form` is one of FORMS; None means 'human' on a terminal, else 'logfmt'. `colour`: None means on a terminal, unless
+    NO_COLOR is set.
 
     Raises:
         InvalidCall: a level that is none.
     """
-    stream = sys.stderr if stream is None else stream
-    on_terminal = stream.isatty()
+    number = level_number(level)
+    destination = LogDescriptor() if destination is None else destination
+    on_terminal = destination.is_terminal()
     if colour is None:
         colour = on_terminal and not os.environ.get("NO_COLOR")
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(ForPeople(colour) if on_terminal else ForMachines())
-    handler.set_name("mesh")
+    handler = WholeRecords(destination)
+    handler.setFormatter(_formatter(form or ("human" if on_terminal else "logfmt"), colour))
+    handler.addFilter(InTask())
+    unconfigure()
     root = logging.getLogger()
-    for other in [other for other in root.handlers if other.get_name() == "mesh"]:
-        root.removeHandler(other)
     root.addHandler(handler)
-    root.setLevel(level_number(level))
+    root.setLevel(number)
+
+
+def unconfigure() -> None:
+    """Takes back what `configure` did, but for the level."""
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if isinstance(handler, WholeRecords)]:
+        root.removeHandler(handler)
+        handler.close()
+
+
+def enter_child(index: int) -> None:
+    """This process is now the slot of this number, counted from 1: it has a file of its own if the path says so.
+
+    Raises:
+        OSError: that can't be opened.
+    """
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, WholeRecords):
+            handler.destination.enter_child(index)
+
+
+def _formatter(form: str, colour: bool) -> logging.Formatter:
+    if form == "human":
+        return ForPeople(colour)
+    return ForJson() if form == "json" else ForMachines()
 
 
 def level_number(level: str | int) -> int:
@@ -105,23 +139,42 @@ class ForMachines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One record as text."""
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        pairs = {
-            "time": f"{stamp}.{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-            "pid": str(record.process),
-            "logger": record.name,
-            "msg": record.getMessage(),
-            **_fields(record),
-        }
-        trouble = _trouble(self, record)
-        if trouble:
-            pairs["trace"] = trouble
-        return " ".join(f"{key}={_quoted(value)}" for key, value in pairs.items())
+        return " ".join(f"{key}={_quoted(str(value))}" for key, value in _pairs(self, record).items())
 
 
-def _fields(record: logging.LogRecord) -> dict[str, str]:
-    return {key: str(value) for key, value in vars(record).items() if key not in _ORDINARY}
+class ForJson(logging.Formatter):
+    """As ForMachines, each record as one JSON object. Values that JSON has no form for become text."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One record as text."""
+        import json
+
+        pairs = _pairs(self, record)
+        try:
+            return json.dumps(pairs, default=str, allow_nan=False)
+        except (TypeError, ValueError):  # odd keys, circles, infinity
+            return json.dumps({key: str(value) for key, value in pairs.items()})
+
+
+def _pairs(formatter: logging.Formatter, record: logging.LogRecord) -> dict[str, Any]:
+    """A record by its keys: what every one has, its own fields, its traceback."""
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+    pairs = {
+        "time": f"{stamp}.{int(record.msecs):03d}Z",
+        "level": record.levelname.lower(),
+        "pid": record.process,
+        "logger": record.name,
+        "msg": record.getMessage(),
+    }
+    pairs |= {key: value for key, value in _fields(record).items() if key not in pairs}
+    trouble = _trouble(formatter, record)
+    if trouble:
+        pairs["trace"] = trouble
+    return pairs
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    return {key: value for key, value in vars(record).items() if key not in _ORDINARY}
 
 
 def _trouble(formatter: logging.Formatter, record: logging.LogRecord) -> str:

@@ -325,6 +325,21 @@ class Recall(NamedTuple):
     upto: int
 
 
+class Terminate(NamedTuple):
+    """End what this slot runs, if it still runs this lease."""
+
+    slot: int
+    slot_pid: int
+    lease: int
+    signal: int
+
+
+class Demand(NamedTuple):
+    """So many tasks wait in the node's queues: for a node that has as many slots as it needs."""
+
+    tasks: int
+
+
 class Recalled(NamedTuple):
     """Leases (begun, upto] of the slot are not begun and never will be."""
 
@@ -421,6 +436,8 @@ KINDS: Final[dict[int, type[tuple[Any, ...]]]] = {
     31: Recalled,
     32: SlotLost,
     33: Quiet,
+    34: Terminate,
+    37: Demand,
     35: AskAdoptions,
     36: Adoptions,
     40: Request,
@@ -432,7 +449,7 @@ Message: TypeAlias = (
     Hello | HelloOk | HelloRefused | NeedHello | Bye | Malformed
     | Publish | Confirm | Received | Results | Reconcile | Missing | Ask | States
     | Tasks | Outcomes | Receipt | Started | Returned | Blocked
-    | Recall | Recalled | SlotLost | Quiet | AskAdoptions | Adoptions
+    | Recall | Recalled | SlotLost | Quiet | Terminate | Demand | AskAdoptions | Adoptions
     | Request | Reply | Replies
 )  # fmt: skip
 

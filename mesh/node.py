@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any, Final, NamedTuple
 
 from mesh import locate, messages, pools, stacks
+from mesh.core.autoscaling import Autoscaling, Use
 from mesh.core.shutdown import Shutdown, Stage
 from mesh.core.supervision import Supervision
 from mesh.enforcement import Enforcement
@@ -92,9 +93,11 @@ class Node:
         self._alarm_fd = files.alarm_fd
         for fd in (self._wakeup.fileno(), self._processes.fileno(), self._alarm_fd):
             self._poller.add(fd)
+        scale = info.get("autoscale")
+        self._autoscaling = Autoscaling(scale[0], scale[1], info["autoscale_idle_s"]) if scale else None
         size: int = info["concurrency"]
         blocked_max: int = info.get("max_blocked", 0) if pool.stands_in else NO_STAND_INS
-        seats = 2 * size + max(0, blocked_max) + SPARE_SEATS
+        seats = 2 * (scale[0] if scale else size) + max(0, blocked_max) + SPARE_SEATS
         self._page = _make_page(locate.pages_path(place.directory, os.getpid()), seats)
         self._supervision = Supervision(size, blocked_max=max(0, blocked_max), seats=seats)
         self._enforcement = Enforcement(self._page, self._supervision)
@@ -169,6 +172,7 @@ class Node:
                 logger.warning("the router is gone, looking for another", extra={"action": "router_lost"})
                 self._rejoin()
             self._act_on_signals()
+            self._scale()
             if self._joined:
                 workforce.tick()
                 self._tell()
@@ -180,6 +184,7 @@ class Node:
         deadlines: list[float | None] = [
             self._enforcement.next_deadline_mono_s(),
             self._shutdown.next_deadline_mono_s(),
+            self._autoscaling.next_deadline_mono_s() if self._autoscaling is not None else None,
             self._workforce.next_deadline_mono_s() if self._joined else self._hello_mono_s + HELLO_AGAIN_S,
         ]
         known = [deadline for deadline in deadlines if deadline is not None]
@@ -194,6 +199,25 @@ class Node:
                 self._ready = True
                 self._options.on_ready()
         self._enforcement.look(self._workforce, rang=rang)
+
+    def _scale(self) -> None:
+        """Gives up slots that nobody uses."""
+        if self._autoscaling is None:
+            return
+        uses = {seat: Use(self._page.begun(seat), self._page.running(seat) is not None) for seat in self._slots()}
+        unused = self._autoscaling.look(uses, time.monotonic())
+        if unused:
+            logger.info("%d slots have had nothing to do, and leave", len(unused), extra={"action": "shrinks"})
+            self._supervision.resize(self._autoscaling.size, unused)
+
+    def _take_demand(self, demand: messages.Demand) -> None:
+        if self._autoscaling is not None and not self._supervision.ending:
+            self._autoscaling.demand(demand.tasks, time.monotonic())
+            self._supervision.resize(self._autoscaling.size)
+
+    def _slots(self) -> list[int]:
+        """The seats of slots that live."""
+        return list(self._supervision.living)
 
     def _tell(self) -> None:
         """Reports the deaths that no router has heard of, once there is one."""
@@ -263,6 +287,7 @@ class Node:
             "queues": list(self._info["queues"]),
             "concurrency": self._info["concurrency"],
             "template_pid": self._host_pid,
+            "wants_demand": self._autoscaling is not None,
             "link": self._links,
             "app": self._info.get("app"),
         }
@@ -309,6 +334,10 @@ class Node:
                 recalls.append(message)
             elif type(message) is messages.Request:
                 self._answer(message)
+            elif type(message) is messages.Demand:
+                self._take_demand(message)
+            elif type(message) is messages.Terminate:
+                self._enforcement.terminate(self._workforce, message)
             elif type(message) is messages.HelloOk:
                 self._join(message)
             elif type(message) is messages.Malformed:
@@ -427,7 +456,8 @@ def run_node(options: NodeOptions, maker: SlotMaker) -> int:
 def _complete(info: dict[str, Any], options: NodeOptions, concurrency: int) -> None:
     """What the command line says goes before what the app says."""
     info["queues"] = list(options.queues or (info["queue"],))
-    info["concurrency"] = options.concurrency or info.get("concurrency") or concurrency
+    scale = info.get("autoscale")
+    info["concurrency"] = scale[1] if scale else options.concurrency or info.get("concurrency") or concurrency
 
 
 def _hire(plan: HostPlan, files: SharedFiles) -> tuple[Template, dict[str, Any]]:

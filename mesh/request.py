@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
@@ -25,6 +26,8 @@ class _Facts(NamedTuple):
 #: The runs that this thread, coroutine or greenlet is in, as (facts, those around it): a task may call another like a
 #: function.
 _runs: ContextVar[Any] = ContextVar("mesh runs", default=None)
+#: {identity of the facts of a run: what is called once when it ends}. Empty but for runs that have asked for it.
+_at_end: dict[int, list[Callable[[], None]]] = {}
 
 
 def enter_request(
@@ -43,7 +46,16 @@ def enter_request(
 
 def leave_request() -> None:
     """The run that has begun last here ends."""
-    _runs.set(_runs.get()[1])
+    facts, around = _runs.get()
+    _runs.set(around)
+    if _at_end:
+        for call in _at_end.pop(id(facts), ()):
+            call()
+
+
+def when_run_ends(call: Callable[[], None]) -> None:
+    """Has this called, once, when the task that was sent and runs here has ended. It must not raise."""
+    _at_end.setdefault(id(current_run()), []).append(call)
 
 
 def current_name() -> str | None:
@@ -56,6 +68,17 @@ def current_task_id() -> bytes | None:
     """The id of the task that runs here."""
     run = _runs.get()
     return run[0][0] if run is not None else None
+
+
+def current_run() -> tuple[Any, ...] | None:
+    """The task that was sent and runs here: a tuple that begins with id and name, and is the same one all the time.
+
+    A task that is called like a function is part of its caller.
+    """
+    run = _runs.get()
+    while run is not None and run[0][0] is None:
+        run = run[1]
+    return None if run is None else run[0]
 
 
 def request_of(name: str) -> Request:

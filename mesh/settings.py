@@ -17,6 +17,7 @@ _SCHEME: Final = "mesh://"
 _QUEUE_CHARS_MAX: Final = 200
 QUEUE_NAME_RULE: Final = "a queue name of 1 to 200 characters without spaces and commas that does not begin with '-'"
 PRIORITY_RULE: Final = "a whole number from 0 to 9; higher runs first"
+LOG_LEVEL_RULE: Final = "'DEBUG', 'INFO', 'WARNING', 'ERROR' or 'CRITICAL'"
 DURABILITIES: Final = ("none", "journaled", "synced")
 DURABILITY_RULE: Final = "'none', 'journaled' or 'synced'"
 
@@ -49,10 +50,13 @@ class Settings(NamedTuple):
     worker_pool: str = "prefork"
     worker_max_tasks_per_child: int | None = None
     worker_max_memory_per_child: int | None = None
-    worker_autoscale: tuple[int, int] | None = None
+    worker_autoscale: tuple[int, ...] | None = None
+    worker_autoscale_idle: float = 30.0
     worker_max_blocked: int = 16
     worker_shutdown_timeout: float | None = None
     worker_soft_shutdown_timeout: float | None = None
+    worker_redirect_stdouts: bool = True
+    worker_redirect_stdouts_level: str = "WARNING"
     crash_budget: int = 3
     lost_budget: int = 20
     queue_max_tasks: int = 20_000_000
@@ -183,6 +187,13 @@ def _modules(value: Any) -> tuple[str, ...]:
     if not all(isinstance(name, str) and name for name in names):
         raise ValueError
     return names
+
+
+def _log_level(value: Any) -> str:
+    name = str(value).upper()
+    if name not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
+        raise ValueError
+    return name
 
 
 def _timezone(value: Any) -> str:
@@ -394,6 +405,11 @@ SETTINGS: Final[tuple[SettingSpec, ...]] = (
         _optional(_autoscale),
     ),
     SettingSpec(
+        "worker_autoscale_idle", "s", "seconds above 0",
+        "How long a slot that `worker_autoscale` has added may be without work before it leaves. 30 s, as in Celery.",
+        _seconds,
+    ),
+    SettingSpec(
         "worker_max_blocked", "slots", "a whole number from 0",
         "For how many tasks of a node that wait for another task a further slot stands in; beyond it they get "
         "WouldDeadlock. 16 is deeper than recursion is meant to go.",
@@ -410,6 +426,18 @@ SETTINGS: Final[tuple[SettingSpec, ...]] = (
         "How long running tasks have in a cold stop, before they are interrupted. None: who asks for a cold stop wants "
         "one.",
         _seconds_or_never,
+    ),
+    SettingSpec(
+        "worker_redirect_stdouts", "bool", "True or False",
+        "What tasks print goes into the node's log, with the task's id and a record for each line. On, so that a line "
+        "can be told from those of other tasks; False leaves stdout and stderr as they are.",
+        _boolean, fixed=False,
+    ),
+    SettingSpec(
+        "worker_redirect_stdouts_level", "level", LOG_LEVEL_RULE,
+        "At which level the log has what tasks print. 'WARNING', as in Celery: at the level that a node has by default "
+        "it is there.",
+        _log_level, fixed=False,
     ),
     SettingSpec(
         "crash_budget", "deaths", "a whole number from 0",

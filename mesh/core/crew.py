@@ -215,6 +215,13 @@ class Crew:
         if node is not None:  # else it is done when its node joins
             self._outbox.effects.append(SendControl(node.peer, m.Recall(consumer.index, consumer.last_lease)))
 
+    def terminate(self, consumer: Consumer, lease: int, signal: int) -> None:
+        """Has a slot's node end what the slot runs, if it still runs this lease."""
+        node = self._membership.nodes.get(consumer.node)
+        if node is not None:
+            message = m.Terminate(consumer.index, consumer.pid, lease, signal)
+            self._outbox.effects.append(SendControl(node.peer, message))
+
     # --- nodes -----------------------------------------------------------------------------------
 
     def node_hello(self, peer: bytes, hello: m.Hello) -> bool:

@@ -104,6 +104,10 @@ class Dispatch:
         self.estimates = Estimates()
         #: Nothing is leased for the moment.
         self.on_hold = False
+        #: Ids of open tasks that are to be ended though they run.
+        self.terminating: set[bytes] = set()
+        #: Ids of tasks that have been, until `Revocation` has read it.
+        self.terminated: set[bytes] = set()
         #: Tasks in READY, all queues together.
         self.ready_count = 0
 
@@ -208,6 +212,8 @@ class Dispatch:
 
     def _closed(self, task: Task) -> None:
         del self.open[task.task_id]
+        if self.terminating:
+            self.terminating.discard(task.task_id)
         self.body_bytes -= len(task.body) if not task.frames else task.body_bytes
         if self.ages is not None:
             self.ages.forget(task.task_id)
@@ -372,6 +378,10 @@ class Dispatch:
         if task.phase is Phase.DONE:
             return
         task.begun_in_vain()
+        if task.task_id in self.terminating:
+            self.terminated.add(task.task_id)
+            self.give_up(task, REVOKED, "it was terminated")
+            return
         if charged:
             task.charge(cause, node_lost=node_lost)
         budgets = self._budgets

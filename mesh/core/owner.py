@@ -17,6 +17,7 @@ from mesh.core.adoption import Adoption
 from mesh.core.answers import Answers
 from mesh.core.callers import Caller
 from mesh.core.crew import Crew
+from mesh.core.demand import Demands
 from mesh.core.dispatch import EXPIRED, REVOKED, TIMED_OUT, Budgets, Dispatch
 from mesh.core.effects import Effect, Send, SendControl, WatchProcess
 from mesh.core.graveyard import Graveyard
@@ -97,6 +98,7 @@ class Owner:
         self.graveyard = Graveyard(limits, self.dispatch, self.outcomes, self.ledger, outbox, self.admission.names)
         self.runs = Runs(self.dispatch, self.answers, self.ledger, self.graveyard, outbox)
         self.crew = Crew(self.dispatch, self.membership, outbox, begun_elsewhere)
+        self.demands = Demands(self.dispatch, self.membership)
         self.revocation = Revocation(self.intake, self.dispatch, self.crew, self.ledger, outbox, self.paging.revoke)
         #: (how many news the journal must hold, reply): what was changed on request is told when it is there for good.
         self._promised: deque[tuple[int, SendControl]] = deque()
@@ -242,6 +244,8 @@ class Owner:
             self.ledger.next_deadline_mono_s(),
             self.paging.fetch_again_mono_s,
             self.adoption.next_deadline_mono_s(),
+            self.revocation.next_deadline_mono_s(),
+            self.demands.next_deadline_mono_s(),
         ):
             if moment is not None and (soonest is None or moment < soonest):
                 soonest = moment
@@ -333,16 +337,20 @@ class Owner:
             status = inquiry.status(self, now_mono_s - (self._started_mono_s or now_mono_s))
             self._outbox.effects.append(SendControl(peer, m.Replies(request.number, status, {})))
             return
-        answer = None
         if request.command == "revoke":
-            answer = self.revocation.answer(request.arguments)
-        elif request.command in self.graveyard.commands:
-            answer = self.graveyard.answer(request.command, request.arguments)
-        if answer is not None:
-            self.ledger.hurry()
-            self._promised.append((self.ledger.told, SendControl(peer, m.Replies(request.number, *answer))))
+            self.revocation.request(
+                request.arguments, request.timeout_s, lambda answer: self._promise(peer, request.number, answer)
+            )
+            return
+        if request.command in self.graveyard.commands:
+            self._promise(peer, request.number, self.graveyard.answer(request.command, request.arguments))
             return
         self._outbox.effects += self.membership.request(peer, request, now_mono_s)
+
+    def _promise(self, peer: bytes, number: int, answer: tuple[dict[str, Any], dict[str, str]]) -> None:
+        """What was changed on request is told once the journal holds it."""
+        self.ledger.hurry()
+        self._promised.append((self.ledger.told, SendControl(peer, m.Replies(number, *answer))))
 
     def _reply(self, peer: bytes, reply: m.Reply, frames: tuple[Buffer, ...]) -> None:
         inquiry.add_what_the_owner_knows(self, reply)
@@ -391,6 +399,7 @@ class Owner:
         if self.crew.dead_slots:
             self.crew.give_up_waiting_for_causes()
         self.adoption.tick()
+        self.revocation.tick()
         dispatch.tick(now)
         self._assign(now)
         for consumer in dispatch.stale(now):
@@ -404,6 +413,7 @@ class Owner:
             effects += runs.take_receipts()
         effects += self.intake.take_confirms()
         effects += self.membership.tick(now.mono_s)
+        effects += self.demands.tick(now.mono_s)
         return effects
 
     def _assign(self, now: Now) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from mesh.core.crew import Crew
 from mesh.core.dispatch import REVOKED, Dispatch
@@ -17,6 +17,10 @@ from mesh.states import Phase
 
 #: Ids of one request.
 IDS_MAX: Final = 10_000
+SIGNAL_MAX: Final = 64
+#: How much of the time that the asker waits may pass before it is told how things stand, and how much in all.
+ANSWER_SHARE: Final = 0.8
+PATIENCE_MAX_S: Final = 60.0
 
 
 class Fate:
@@ -26,11 +30,32 @@ class Fate:
     RECALLED: Final = "recalled"  #: a slot holds it: it is taken back, or runs on where it has begun
     ENDED: Final = "ended"  #: too late
     UNKNOWN: Final = "unknown"
+    TERMINATED: Final = "terminated"  #: it ran, and was ended
+    TERMINATING: Final = "terminating"  #: its node was told to end it, and has not said yet that it has
+
+
+class Answer(NamedTuple):
+    """To one request: values and errors of the reply."""
+
+    values: dict[str, Any]
+    errors: dict[str, str]
+
+
+class _Awaited:
+    """A request whose answer waits for the ends of tasks that run."""
+
+    def __init__(self, fates: list[list[Any]], due_mono_s: float) -> None:
+        self.fates = fates
+        self.due_mono_s = due_mono_s
+        #: {place in `fates`: task}
+        self.tasks: dict[int, Task] = {}
+        #: Gets the answer.
+        self.reply: Callable[[Answer], None] = lambda answer: None
 
 
 class Revocation:
-    """1. Ends what waits. 2. Recalls what is leased; `Dispatch` ends it when it comes back. 3. Says what became of
-    each.
+    """1. Ends what waits. 2. Recalls what is leased; `Dispatch` ends it when it comes back. 3. Has nodes end what runs,
+    where that is wanted. 4. Says what became of each.
     """
 
     def __init__(
@@ -49,15 +74,63 @@ class Revocation:
         self._outbox = outbox
         #: Ends a task that is in a block.
         self._end_paged = end_paged
+        #: In the order in which they came.
+        self._awaited: list[_Awaited] = []
 
-    def answer(self, arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-        """Values and errors of the reply to a request with `ids`: `{"fates": [[id as asked, Fate], ...]}`."""
-        ids = arguments.get("ids")
+    def request(self, arguments: dict[str, Any], timeout_s: float, reply: Callable[[Answer], None]) -> None:
+        """Answers a request with `ids`, and a `signal` where what runs is to be ended; at once, or within its time.
+
+        The answer's values are `{"router": {"fates": [[id as asked, Fate], ...]}}`.
+        """
+        ids, signal = arguments.get("ids"), arguments.get("signal", 0)
         if type(ids) is not list or not all(type(one) is str or (type(one) is bytes and is_stamp(one)) for one in ids):
-            return {}, {"router": "revoke: ids is a list of ids"}
+            return reply(Answer({}, {"router": "revoke: ids is a list of ids"}))
         if len(ids) > IDS_MAX:
-            return {}, {"router": f"revoke: at most {IDS_MAX} ids at once"}
-        return {"router": {"fates": [[asked, self._revoke(asked)] for asked in ids]}}, {}
+            return reply(Answer({}, {"router": f"revoke: at most {IDS_MAX} ids at once"}))
+        if type(signal) is not int or not 0 <= signal <= SIGNAL_MAX:
+            return reply(Answer({}, {"router": f"revoke: signal is a number from 1 to {SIGNAL_MAX}"}))
+        fates = [[asked, self._revoke(asked)] for asked in ids]
+        awaited = _Awaited(fates, self._outbox.now.mono_s + min(max(timeout_s * ANSWER_SHARE, 0.0), PATIENCE_MAX_S))
+        awaited.reply = reply
+        if signal:
+            self._terminate(awaited, signal)
+        self._awaited.append(awaited)
+        self.tick()
+        return None
+
+    def _terminate(self, awaited: _Awaited, signal: int) -> None:
+        for place, (asked, fate) in enumerate(awaited.fates):
+            task = self._open(asked) if fate == Fate.RECALLED else None
+            holder = self._holder(task) if task is not None else None
+            if task is None or holder is None:
+                continue
+            self._dispatch.terminating.add(task.task_id)
+            self._crew.terminate(holder, next(lease for lease, held in holder.held.items() if held is task), signal)
+            awaited.tasks[place] = task
+
+    def tick(self) -> None:
+        """Answers whom it can answer now."""
+        now_mono_s, terminated = self._outbox.now.mono_s, self._dispatch.terminated
+        for awaited in list(self._awaited):
+            for place, task in list(awaited.tasks.items()):
+                if task.phase is Phase.DONE:
+                    awaited.fates[place][1] = Fate.TERMINATED if task.task_id in terminated else Fate.ENDED
+                    del awaited.tasks[place]
+                elif awaited.due_mono_s <= now_mono_s:
+                    awaited.fates[place][1] = Fate.TERMINATING
+                    del awaited.tasks[place]
+            if not awaited.tasks:
+                self._awaited.remove(awaited)
+                awaited.reply(Answer({"router": {"fates": awaited.fates}}, {}))
+        terminated.clear()
+
+    def next_deadline_mono_s(self) -> float | None:
+        """When `tick` has something to do, whatever comes."""
+        return min((awaited.due_mono_s for awaited in self._awaited), default=None)
+
+    def _open(self, asked: bytes | str) -> Task | None:
+        task_id = self._known.custom.get(asked) if isinstance(asked, str) else asked
+        return None if task_id is None else self._dispatch.open.get(task_id)
 
     def _revoke(self, asked: bytes | str) -> str:
         task_id = self._known.custom.get(asked) if isinstance(asked, str) else asked

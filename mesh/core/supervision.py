@@ -6,7 +6,7 @@ be warm in a seat of its own before the slot it replaces has left.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import IntEnum
 from signal import Signals
 from typing import Final, NamedTuple
@@ -126,6 +126,8 @@ class Supervision:
         self._generations = {0}
         #: Wait before the next start after a young death; 0 when none came lately.
         self._backoff_s = 0.0
+        #: Seats of slots that are given up first.
+        self._unused: frozenset[int] = frozenset()
         #: No slot is started while there is no template to start it.
         self._paused = False
         self.ending = False
@@ -153,9 +155,10 @@ class Supervision:
         if member.says < says <= Says.DONE:
             member.says = Says(says)
 
-    def resize(self, size: int) -> None:
-        """How many slots are to work from here on."""
+    def resize(self, size: int, unused: Collection[int] = ()) -> None:
+        """How many slots are to work from here on. Where they are fewer, those in `unused` seats leave first."""
         self.size = size
+        self._unused = frozenset(unused)
 
     def renew(self) -> int:
         """All slots are to come from another template from here on. Returns its number."""
@@ -275,7 +278,12 @@ class Supervision:
         """As many places as there are to be. Who comes last goes first, but nobody who waits in a task."""
         self._places += [_Place(mono_s) for _ in range(self.target - len(self._places))]
         effects: list[SupervisionEffect] = []
-        for place in [one for one in reversed(self._places) if not one.is_blocked][: len(self._places) - self.target]:
+        surplus = len(self._places) - self.target
+        if not surplus:
+            return effects
+        leaving = [one for one in reversed(self._places) if not one.is_blocked]
+        leaving.sort(key=lambda one: one.incumbent is None or one.incumbent.seat not in self._unused)
+        for place in leaving[:surplus]:
             self._places.remove(place)
             for member in (place.incumbent, place.heir):
                 if member is not None and not member.leaving:

@@ -32,6 +32,7 @@ _FILE = re.compile(r"# ([\w/]+\.py)\n")
 _SERVICE = re.compile(r"^mesh\b(?!.*--help).* (worker|router)\b")
 _VARYING = [
     r"\.\.\.",
+    r"router: +(?:is being started|pid \d+)",
     r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}",
     r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}",
     r"\b(?:INFO|WARNING|ERROR) \d+\]",

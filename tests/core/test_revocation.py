@@ -236,3 +236,93 @@ def test_as_many_as_may_be_are_revoked_at_once(router):
 
 def test_the_words_are_those_that_users_read():
     assert (Fate.REMOVED, Fate.RECALLED, Fate.ENDED, Fate.UNKNOWN) == ("revoked", "recalled", "ended", "unknown")
+
+
+# --- tasks that run and are to be ended ------------------------------------------------------------
+
+
+def terminate(router, *ids, within_s=1.0, signal=15):
+    """Asks for it. Who has asked."""
+    asker = router.asker()
+    asker.says(m.Request(6, "revoke", {"ids": list(ids), "signal": signal}, None, within_s))
+    return asker
+
+
+def fates(asker):
+    """What the asker was told; None while it was told nothing."""
+    replies = asker.take(m.Replies)
+    return dict(replies[0].values["router"]["fates"]) if replies else None
+
+
+@pytest.fixture
+def running(router, client):
+    """(slot, the task it runs, one that it has not begun)"""
+    slot = router.slot()
+    for _ in range(20):
+        client.call(name="t")
+        slot.ends()
+    first, second = client.calls(2)
+    assert slot.holds() == [first, second]
+    client.results()
+    return slot, first, second
+
+
+def test_the_node_is_told_which_run_to_end_and_the_asker_when_it_has(router, client, running):
+    # Given a slot that runs a task
+    slot, first, second = running
+    slot.node.take(m.Recall)
+
+    # When that is to be terminated
+    asker = terminate(router, first)
+
+    # Then its node is told which lease of which process to end, and the asker nothing yet
+    assert slot.node.take(m.Terminate) == [m.Terminate(slot.index, slot.pid, slot.lease_of(first), 15)]
+    assert fates(asker) is None
+
+    # And when the slot has died of it, the caller and the asker are told, and the other task goes elsewhere uncharged
+    other = slot.node.slot(1)
+    slot.dies(begun=slot.lease_of(first), charged=False)
+    router.settles()
+    assert revoked(client) == {first: "TaskRevokedError: task t was not run: it was terminated"}
+    assert fates(asker) == {first: Fate.TERMINATED}
+    assert other.holds() == [second]
+    assert router.owner.dispatch.open[second].attempt == 0
+    assert router.owner.dispatch.terminating == set()
+
+
+def test_a_task_that_ends_before_its_termination_has_ended(router, client, running):
+    slot, first, _ = running
+    asker = terminate(router, first)
+    slot.ends(first)
+    router.settles()
+    assert fates(asker) == {first: Fate.ENDED}
+    assert client.results()[first][0] == Status.SUCCESS
+
+
+def test_an_end_that_takes_too_long_is_told_as_under_way(router, running):
+    slot, first, _ = running
+    asker = terminate(router, first, within_s=2.0)
+    router.passes(1.0)
+    assert fates(asker) is None
+    router.passes(1.0)
+    router.settles()
+    assert fates(asker) == {first: Fate.TERMINATING}
+
+
+def test_a_task_that_may_run_once_is_revoked_when_it_is_terminated(router, client):
+    slot = router.slot()
+    task = client.call(flags=Flag.EARLY_ACK)
+    router.settles()
+    slot.looks()
+    asker = terminate(router, task)
+    slot.dies(begun=slot.lease_of(task), charged=True)
+    router.settles()
+    assert list(revoked(client)) == [task]
+    assert fates(asker) == {task: Fate.TERMINATED}
+
+
+@pytest.mark.parametrize("signal", [-1, 65, "KILL", None, 2.0])
+def test_what_is_no_signal_is_refused(router, running, signal):
+    asker = terminate(router, running[1], signal=signal)
+    (replies,) = asker.take(m.Replies)
+    assert replies.errors == {"router": "revoke: signal is a number from 1 to 64"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import logging
 import os
 import pty
 import re
@@ -22,8 +21,8 @@ from typing import Any, NamedTuple
 import click
 import pytest
 
-from mesh import locate, logs
-from mesh_cli import exit_codes, options, root, worker
+from mesh import locate
+from mesh_cli import exit_codes, naming, options, root
 
 DEADLINE_S = 20.0
 HOST = socket.gethostname()
@@ -324,7 +323,7 @@ def test_an_option_that_belongs_before_the_command_is_told_how(
 def test_a_node_is_named_as_with_celery(given: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if "%" in given:
         monkeypatch.setattr(socket, "gethostname", lambda: "lab.example.org")
-    assert worker.node_name(given) == name
+    assert naming.node_name(given) == name
 
 
 def test_lists_keep_their_order_and_name_nothing_twice() -> None:
@@ -333,7 +332,7 @@ def test_lists_keep_their_order_and_name_nothing_twice() -> None:
 
 def test_exit_codes_are_told_apart() -> None:
     codes = [value for name, value in vars(exit_codes).items() if name.isupper()]
-    assert sorted(codes) == [0, 1, 2, 65, 69, 130]
+    assert sorted(codes) == [0, 1, 2, 65, 69, 73, 130]
 
 
 # --- without a mesh ------------------------------------------------------------------------------
@@ -433,7 +432,7 @@ def test_a_node_says_what_it_is_then_that_it_is_ready_and_stops_in_order(
     start_node: Callable[..., Node], mesh_dir: Path, number: int
 ) -> None:
     # Given a node with a lower-case level under Celery's other letter
-    node = start_node("-L", "info", "-Q", "mail,celery", "-n", "w1").ready()
+    node = start_node("-L", "info", "-Q", "mail,images,celery", "-X", "images", "-n", "w1").ready()
 
     # When it is told to stop
     code = node.stop(number)
@@ -668,77 +667,3 @@ def _read_terminal(leader: int) -> str:
     finally:
         os.close(leader)
     return shown.decode()
-
-
-# --- logs ----------------------------------------------------------------------------------------
-
-
-class Terminal:
-    """Collects what is written; claims to be a terminal or not."""
-
-    def __init__(self, is_terminal: bool) -> None:
-        self.is_terminal, self.text = is_terminal, ""
-
-    def write(self, text: str) -> int:
-        self.text += text
-        return len(text)
-
-    def flush(self) -> None: ...
-
-    def isatty(self) -> bool:
-        return self.is_terminal
-
-
-@pytest.fixture
-def _logging_as_before() -> Iterator[None]:
-    logger = logging.getLogger()
-    level, handlers = logger.level, list(logger.handlers)
-    yield
-    logger.setLevel(level)
-    for handler in logger.handlers[:]:
-        if handler not in handlers:
-            logger.removeHandler(handler)
-
-
-@pytest.mark.usefixtures("_logging_as_before")
-def test_logs_are_key_and_value_where_programs_read_and_one_line_each() -> None:
-    # Given a stream that is no terminal
-    stream = Terminal(False)
-    logs.configure("warning", stream)  # type: ignore[arg-type]
-
-    # When something is logged, with fields, line ends, quotes and an exception
-    logger = logging.getLogger("mesh.test")
-    logger.info("not at this level")
-    logger.warning("said %s", 'a "b"\nc=d', extra={"action": "expired", "task": "x y", "empty": "", "n": 3})
-    try:
-        raise ValueError("ü\u2028")
-    except ValueError:
-        logger.exception("failed")
-    logs.announce("here I am", "ready")
-
-    # Then each is one line whose values can be read back
-    first, second, third = stream.text.splitlines()
-    head = r"time=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z level=%s pid=\d+ logger=%s msg=%s"
-    said = re.escape(r'"said a \"b\"\nc=d" action=expired task="x y" empty="" n=3')
-    assert re.fullmatch(head % ("warning", r"mesh\.test", said), first)
-    assert re.fullmatch(head % ("error", r"mesh\.test", r'failed trace="Traceback .*ValueError: .*"'), second)
-    assert re.fullmatch(head % ("info", "mesh", '"here I am" action=ready'), third)
-
-
-@pytest.mark.usefixtures("_logging_as_before")
-def test_logs_are_lines_for_people_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Given a terminal, configured twice
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    stream = Terminal(True)
-    logs.configure("DEBUG", stream)  # type: ignore[arg-type]
-    logs.configure("INFO", stream)  # type: ignore[arg-type]
-
-    # When something is logged
-    logging.getLogger("mesh.test").debug("not at this level")
-    logging.getLogger("mesh.test").info("begun", extra={"action": "begin"})
-    logging.getLogger("mesh.test").error("ended")
-
-    # Then it is there once, and what is bad is red
-    first, second = stream.text.splitlines()
-    assert re.fullmatch(r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} INFO \d+\] begun \(action=begin\)", first)
-    assert re.fullmatch(r"\x1b\[31m\[.* ERROR \d+\]\x1b\[0m ended", second)

@@ -95,6 +95,8 @@ EXAMPLES: dict[str, tuple[m.Message, int]] = {
     "blocked": (m.Blocked(True), 0),
     "recall": (m.Recall(1, 40), 0),
     "recalled": (m.Recalled(1, 4321, 36, 40), 0),
+    "demand": (m.Demand(5), 0),
+    "terminate": (m.Terminate(1, 4321, 36, 15), 0),
     "slot_lost": (m.SlotLost(1, 4321, 36, "killed by signal 9", True, 1.5), 0),
     "quiet": (m.Quiet("w@h"), 0),
     "ask_adoptions": (m.AskAdoptions(b"owner!"), 0),

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy
 
-from mesh.exceptions import SoftTimeLimitExceeded
+from mesh.exceptions import SoftTimeLimitExceeded, TaskInterrupted
 from tests.mesh.proj import app
 
 #: Between two looks at a file; no test depends on it.
@@ -258,3 +258,17 @@ def pool_of_two() -> int:
     with multiprocessing.get_context("fork").Pool(2) as pool:
         pool.apply_async(time.sleep, (600,))
     return 2
+
+
+@app.task(bind=True)
+def cling(self: Any, begun: str, ended: str, *, heeds: bool = True) -> str:
+    """Waits without end, but for an interruption; one that does not heed it goes on after that."""
+    Path(f"{begun}.{self.request.attempt}").touch()
+    while True:
+        try:
+            while True:
+                time.sleep(0.05)
+        except TaskInterrupted:
+            Path(ended).touch()
+            if heeds:
+                raise

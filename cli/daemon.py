@@ -1,0 +1,195 @@
+"""What a long-lived command does before it begins, and when it ends: user, umask, log, detaching, pidfile."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple, TypeVar
+
+import click
+
+from mesh import logs
+from mesh.expansion import expand
+from mesh.launch import Launch, detach
+from mesh.log_writer import LogFile
+from mesh.pidfile import PidfileTaken, held
+from mesh.privileges import Identity, NoSuchIdentity, become, find
+
+from . import errors, exit_codes
+from .options import loglevel_option
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+#: Where a detached process logs that was told no --logfile: root's, and everybody else's below the state directory.
+_ROOT_LOGS: Final = "/var/log/mesh"
+_DEFAULT_LOG: Final = "%n.log"
+
+
+class DaemonOptions(NamedTuple):
+    """The options that `daemon_options` declares."""
+
+    loglevel: str
+    log_format: str | None
+    logfile: str | None
+    detach: bool
+    pidfile: str | None
+    uid: str | None
+    gid: str | None
+    umask: int | None
+
+    def of_host(self) -> DaemonOptions:
+        """Those of a process that a node starts with its own command line: the node has done the rest."""
+        return DaemonOptions(self.loglevel, self.log_format, self.logfile, False, None, None, None, None)
+
+
+def octal(text: str) -> int:
+    """A umask."""
+    try:
+        mask = int(text, 8)
+    except ValueError:
+        mask = -1
+    if not 0 <= mask <= 0o777:
+        raise click.BadParameter(f"{text!r} is no umask: give an octal number such as 027.")
+    return mask
+
+
+_OPTIONS: Final = (
+    click.option(
+        "-f",
+        "--logfile",
+        metavar="PATH",
+        help="Log to this file and not to stderr; %n, %h, %d, %p, %i, %I are expanded.",
+    ),
+    click.option(
+        "--log-format",
+        type=click.Choice(logs.FORMS),
+        help="How to log [default: human on a terminal, else logfmt].",
+    ),
+    click.option("-D", "--detach", is_flag=True, help="Go on in the background, and return when it is ready."),
+    click.option("--pidfile", metavar="PATH", help="Write the process id to this file, which must not be in use."),
+    click.option("--uid", metavar="USER", help="Become this user first, a name or number. For root."),
+    click.option("--gid", metavar="GROUP", help="Become a member of this group first, a name or number. For root."),
+    click.option("--umask", metavar="OCTAL", type=octal, help="The permissions that new files do not get."),
+)
+
+
+def daemon_options(default_level: str) -> Callable[[Function], Callable[..., Any]]:
+    """Declares the options, and gives the command all of them as one argument, `daemon`."""
+
+    def declare(command: Function) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def packed(*args: Any, **options: Any) -> Any:
+            own = {name: options.pop(name) for name in DaemonOptions._fields}
+            return command(*args, **options, daemon=DaemonOptions(**own))
+
+        declared: Callable[..., Any] = packed
+        for option in reversed((loglevel_option(default_level), *_OPTIONS)):
+            declared = option(declared)
+        return declared
+
+    return declare
+
+
+class Life(NamedTuple):
+    """What a command needs while it runs."""
+
+    log: str  #: where the log goes, for people
+    launch: Launch | None  #: who waits for it, where it has detached
+
+    def say(self, text: str) -> None:
+        """Prints to the stdout of who started it."""
+        if self.launch is None:
+            click.echo(text)
+        else:
+            self.launch.out(f"{text}\n")
+
+    def ready(self, message: str) -> None:
+        """It is what it was started to be."""
+        logs.announce(message, "ready")
+        if self.launch is not None:
+            self.launch.ready()
+
+
+@contextlib.contextmanager
+def living(name: str, options: DaemonOptions, colour: bool) -> Iterator[Life]:
+    """Makes this process what the options want, before anything is imported or made, and tidies up behind it.
+
+    With --detach it returns in another process, and the one that was started ends in here.
+
+    Raises:
+        Failed, InvalidCall: that can't be, and why.
+    """
+    identity = _identity(options)
+    pidfile = None if options.pidfile is None else expand(options.pidfile, option="pidfile", node=name)
+    if options.umask is not None:
+        os.umask(options.umask)
+    log = _open_log(name, options, identity)
+    launch = None
+    if options.detach:
+        assert log is not None
+        launch = detach(log.fileno(), log.path)
+        errors.listener = launch.err
+    logs.configure(options.loglevel, destination=log, form=options.log_format, colour=None if colour else False)
+    with _pidfile(pidfile):
+        yield Life("stderr" if log is None else log.path, launch)
+
+
+def _identity(options: DaemonOptions) -> Identity | None:
+    try:
+        return find(options.uid, options.gid)
+    except NoSuchIdentity as error:
+        raise errors.Failed(str(error), exit_codes.USAGE) from None
+
+
+@contextlib.contextmanager
+def _pidfile(path: str | None) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(held(path))
+        except PidfileTaken as error:
+            raise errors.Failed(str(error), exit_codes.CANT_CREATE) from None
+        yield
+
+
+def _open_log(name: str, options: DaemonOptions, identity: Identity | None) -> LogFile | None:
+    """Becomes the user, and opens the log file as that. None for stderr."""
+    pattern = options.logfile
+    try:
+        if pattern is None and options.detach:
+            pattern = f"{_default_directory()}/{_DEFAULT_LOG}"
+            os.environ[f"{click.get_current_context().auto_envvar_prefix}_LOGFILE"] = pattern  # see `of_host`
+        if identity is not None and pattern is not None:
+            _make_for(identity, _log_path(pattern, name, 0))
+        if identity is not None:
+            become(identity)
+        return None if pattern is None else LogFile(functools.partial(_log_path, pattern, name))
+    except OSError as error:
+        raise errors.Failed(
+            f"the log file {error.filename or pattern} can't be opened: {error.strerror}. Give another --logfile.",
+            exit_codes.CANT_CREATE,
+        ) from None
+
+
+def _make_for(identity: Identity, path: str) -> None:
+    """Makes the file as root where the user might not. One that is there already is left alone: it may be a trap."""
+    with contextlib.suppress(FileExistsError):
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        if os.geteuid() == 0:
+            os.fchown(fd, identity.uid, identity.gid)
+        os.close(fd)
+
+
+def _log_path(pattern: str, name: str, index: int) -> str:
+    return expand(pattern, option="logfile", node=name, index=index)
+
+
+def _default_directory() -> str:
+    if os.geteuid() == 0:
+        directory = _ROOT_LOGS
+    else:
+        state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+        directory = f"{state}/mesh/log"
+    os.makedirs(directory, exist_ok=True)
+    return directory

@@ -1,0 +1,57 @@
+"""How much work waits for nodes that have as many slots as they need: who is told of it, and when."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from mesh.core.dispatch import Dispatch
+from mesh.core.effects import SendControl
+from mesh.core.membership import Membership, Node
+from mesh.messages import Demand
+
+#: A node is told of a change no sooner than this after the last one: more often than it can start slots is no use.
+TELL_AGAIN_S: Final = 0.1
+
+
+class _Told(NamedTuple):
+    tasks: int
+    mono_s: float
+
+
+class Demands:
+    """Tells each node that asks for it how many tasks wait in its queues, whenever that has changed."""
+
+    def __init__(self, dispatch: Dispatch, membership: Membership) -> None:
+        self._dispatch = dispatch
+        self._membership = membership
+        #: {routing id of a node's control link: what it was told last}
+        self._told: dict[bytes, _Told] = {}
+        self._next_mono_s: float | None = None
+
+    def tick(self, mono_s: float) -> list[SendControl]:
+        """What is to be told now."""
+        wanting = [node for node in self._membership.nodes.values() if node.info.get("wants_demand") is True]
+        self._next_mono_s = None
+        if not wanting:
+            self._told.clear()
+            return []
+        effects = []
+        for node in wanting:
+            tasks, told = self._waiting(node), self._told.get(node.peer, _Told(0, float("-inf")))
+            if tasks == told.tasks:
+                continue
+            if told.mono_s + TELL_AGAIN_S > mono_s:
+                self._next_mono_s = told.mono_s + TELL_AGAIN_S
+                continue
+            self._told[node.peer] = _Told(tasks, mono_s)
+            effects.append(SendControl(node.peer, Demand(tasks)))
+        return effects
+
+    def _waiting(self, node: Node) -> int:
+        queues, names = self._dispatch.queues, node.info.get("queues")
+        known = [queues.get(name) for name in names if type(name) is str] if type(names) is list else []
+        return sum(len(queue) for queue in known if queue is not None)
+
+    def next_deadline_mono_s(self) -> float | None:
+        """When `tick` has something to tell that came too soon."""
+        return self._next_mono_s
