@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import signal
 import time
-
 from typing import Final, NamedTuple
 
 from mesh.core.limits import Interrupt, Kill, LimitedRun, LimitWatch, RunLimits, Verdict

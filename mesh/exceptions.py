@@ -375,8 +375,8 @@ class WouldDeadlock(TaskError):
 class TaskInterrupted(BaseException):
     """Raised inside a task whose node is stopped cold, or that is terminated: a moment is left to put things in order.
 
-    Not an Exception, so that a task that catches those does not go on. Where it then raises, whatever that is, it is as if
-    its slot had been killed in the middle of it; where it returns all the same, that is its value.
+    Not an Exception, so that a task that catches those does not go on. Where it then raises, whatever that is, it is as
+    if its slot had been killed in the middle of it; where it returns all the same, that is its value.
     """
 
     def __init__(self, message: str = "the node ends, or the task was terminated") -> None:

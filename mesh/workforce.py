@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 
 #: Above any lease: withdraws everything a slot has not begun.
 ALL_LEASES: Final = 1 << 62
-#: Leases beyond the last one begun that a slot which is to leave may not begin: more than any slot is granted at once. The
-#: next slot in its seat numbers on from there.
+#: Leases beyond the last one begun that a slot which is to leave may not begin: more than any slot is granted at once.
+#: The next slot in its seat numbers on from there.
 LEAVING_AHEAD: Final = 1 << 20
 #: Wait before a host that died, or could not load the app, is started again; doubled up to the longest.
 HOST_AGAIN_S: Final = 0.5
