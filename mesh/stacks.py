@@ -1,6 +1,11 @@
 """Where every thread of a node's processes is at the moment, for SIGUSR1: also of one that is stuck in C code.
 
-All processes share one file, and write to it one after the other, so that their stacks never mix.
+A process is asked twice. SIGUSR2 has it write between two instructions, when its frames are whole. One that is in C
+code does not get there: it is then made to write wherever it is. That alone would not do: it crashes an interpreter that
+it meets while it makes a frame, about one time in a hundred.
+
+All processes share one file, and write to it one after the other, so that their stacks never mix. Its first line says
+who is asked, so that an answer which comes too late is not given.
 """
 
 from __future__ import annotations
@@ -10,11 +15,14 @@ import faulthandler
 import os
 import signal
 import time
+from collections.abc import Callable
 from typing import Final
 
-#: How long a process that has stopped writing is waited for, and at most.
+#: Has a process write at once, wherever it is; none that libraries are known to use.
+_AT_ONCE: Final = signal.SIGRTMIN + 11
+#: How long a process that has stopped writing is waited for, and how long one that has not begun to.
 _SETTLED_S: Final = 0.02
-_PATIENCE_S: Final = 0.5
+_PATIENCE_S: Final = 0.3
 _LOOK_S: Final = 0.005
 
 
@@ -24,35 +32,55 @@ def make_file() -> int:
 
 
 def write_on_request(fd: int) -> None:
-    """From here on this process, and those forked from it, write their stacks when they are asked."""
-    faulthandler.register(signal.SIGUSR2, file=fd, all_threads=True, chain=False)
+    """From here on this process, and those forked from it, write their stacks when they are asked. Main thread only."""
+
+    def write(number: int, frame: object) -> None:
+        if os.pread(fd, 32, 0).partition(b"\n")[0] == b"%d" % os.getpid():
+            faulthandler.dump_traceback(file=fd, all_threads=True)
+
+    signal.signal(signal.SIGUSR2, write)
+    faulthandler.register(_AT_ONCE, file=fd, all_threads=True, chain=False)
 
 
 def own(fd: int) -> str:
     """The stacks of this process."""
-    _empty(fd)
+    start = _ask(os.getpid(), fd)
     faulthandler.dump_traceback(file=fd, all_threads=True)
-    return _content(fd)
+    return _content(fd, start)
 
 
 def of(pid: int, fd: int) -> str:
     """The stacks of a process that writes on request; empty where it does not in time."""
-    _empty(fd)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGUSR2)
+    start = _ask(pid, fd)
+    for number in (signal.SIGUSR2, _AT_ONCE):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+        if _awaited(lambda: os.fstat(fd).st_size > start):
+            break
+    size = -1
+    while size != (size := os.fstat(fd).st_size):
+        time.sleep(_SETTLED_S)
+    return _content(fd, start)
+
+
+def _awaited(begun: Callable[[], bool]) -> bool:
     give_up_mono_s = time.monotonic() + _PATIENCE_S
-    size, settled_mono_s = 0, give_up_mono_s
-    while time.monotonic() < min(give_up_mono_s, settled_mono_s):
+    while not begun():
+        if time.monotonic() >= give_up_mono_s:
+            return False
         time.sleep(_LOOK_S)
-        if (grown := os.fstat(fd).st_size) != size:
-            size, settled_mono_s = grown, time.monotonic() + _SETTLED_S
-    return _content(fd)
+    return True
 
 
-def _empty(fd: int) -> None:
+def _ask(pid: int, fd: int) -> int:
+    """Says who is asked. Where the answer begins."""
     os.ftruncate(fd, 0)
     os.lseek(fd, 0, os.SEEK_SET)  # the position is shared too
+    return os.write(fd, b"%d\n" % pid)
 
 
-def _content(fd: int) -> str:
-    return os.pread(fd, os.fstat(fd).st_size, 0).decode(errors="replace").rstrip()
+def _content(fd: int, start: int) -> str:
+    """The answer. Nobody is asked any more."""
+    text = os.pread(fd, os.fstat(fd).st_size, start).decode(errors="replace").rstrip()
+    os.ftruncate(fd, 0)
+    return text

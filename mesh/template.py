@@ -165,7 +165,7 @@ def become_host(plan: HostPlan, channel: Channel, files: SharedFiles, supervisor
     code = 1
     try:
         die_with_parent(supervisor_pid)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, _ignore)
         stacks.write_on_request(files.stacks_fd)
         pool = pools.find(plan.pool)

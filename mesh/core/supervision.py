@@ -179,7 +179,7 @@ class Supervision:
         charged: bool = True,
         limit_s: float = 0.0,
     ) -> list[SupervisionEffect]:
-        """A slot ended with this wait status, for `cause` where more is known of it.
+        """A slot ended with this wait status, for `cause` where more is known of it; or it could not be started at all.
 
         One that has `worked` could start, however young it died. `charged`: its end is the fault of what it ran.
         """
@@ -187,7 +187,8 @@ class Supervision:
         if member is None:
             return []
         left = member.leaving or member.says is Says.DONE
-        young = mono_s - member.spawned_mono_s < YOUNG_S and not worked and not left
+        lived_s = 0.0 if member.pid is None else mono_s - member.spawned_mono_s
+        young = lived_s < YOUNG_S and not worked and not left
         self._backoff_s = min(max(2 * self._backoff_s, BACKOFF_S), BACKOFF_MAX_S) if young else 0.0
         report = self._gone(
             member, mono_s + self._backoff_s, cause or cause_of(status), charged and not (left and status == 0), limit_s
@@ -285,7 +286,7 @@ class Supervision:
         for place in leaving[:surplus]:
             self._places.remove(place)
             for member in (place.incumbent, place.heir):
-                if member is not None:
+                if member is not None and not member.leaving:
                     member.leaving = True
                     effects.append(Retire(member.seat))
         return effects

@@ -22,6 +22,8 @@ from mesh.registry import Registry
 #: Largest packet between host and supervisor: the list of task names is the longest.
 _PACKET_BYTES: Final = 1 << 20
 _GO: Final = b"g"
+#: Wait status of a slot that was never there: exit code 1.
+_FAILED: Final = 1 << 8
 _PR_SET_PDEATHSIG: Final = 1
 
 
@@ -128,6 +130,10 @@ class Channel:
     def exited(self, seat: int, pid: int, status: int, peak_kib: int) -> None:
         """A slot has ended."""
         self.say("exited", seat, pid, status, peak_kib)
+
+    def not_started(self, seat: int) -> None:
+        """A slot that was ordered can't be started."""
+        self.exited(seat, 0, _FAILED, 0)
 
     def close(self) -> None:
         """Gives the socket back."""

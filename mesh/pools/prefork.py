@@ -84,9 +84,18 @@ class _Forks:
                 os.kill(pid, signal.SIGUSR1)
 
     def _spawn(self, order: SlotOrder) -> None:
-        lifeline_fd = self._lifelines.open(order.seat)
         parent = os.getpid()
-        pid = os.fork()
+        with contextlib.ExitStack() as undo:
+            try:
+                lifeline_fd = self._lifelines.open(order.seat)
+                undo.callback(os.close, lifeline_fd)
+                pid = os.fork()
+            except OSError:  # no process, file or memory is left for it; the others go on
+                traceback.print_exc()
+                self._lifelines.end(order.seat)
+                self._channel.not_started(order.seat)
+                return
+            undo.pop_all()
         if pid == 0:
             self._become_slot(order, lifeline_fd, parent)
         os.close(lifeline_fd)

@@ -160,10 +160,6 @@ def _function():
     pass
 
 
-async def _async():
-    pass
-
-
 def _generator():
     yield
 
@@ -171,7 +167,6 @@ def _generator():
 @pytest.mark.parametrize(
     ("function", "error"),
     [
-        pytest.param(_async, ex.OptionNotAvailable, id="async def"),
         pytest.param(_generator, ex.OptionNotAvailable, id="a generator"),
         pytest.param(7, ex.InvalidCall, id="a number"),
         pytest.param("name", ex.InvalidCall, id="a name without its keyword"),

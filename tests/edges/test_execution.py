@@ -153,14 +153,14 @@ def test_a_name_that_nobody_registered_has_no_limit(app):
 
 def test_an_interruption_that_comes_too_late_or_too_early_is_none(app):
     execution = Execution(app.tasks, "w1@host", print)
-    execution.soft_deadline_mono_s = 0.0
-    execution.interrupt()  # nothing runs
-    execution.soft_deadline_mono_s = math.inf
+    execution.interruption.soft_deadline_mono_s = 0.0
+    execution.interruption.strike()  # nothing runs
+    execution.interruption.soft_deadline_mono_s = math.inf
 
     @app.task(name="t")
     def not_yet():
-        execution.soft_deadline_mono_s = time.monotonic() + 3600
-        execution.interrupt()
+        execution.interruption.soft_deadline_mono_s = time.monotonic() + 3600
+        execution.interruption.strike()
         return "ran on"
 
     ran = execution.run(list(m.Assignment(STAMP, "t", 0, 0, encode_call((), {})[0], 0, None)), ())
@@ -170,8 +170,8 @@ def test_an_interruption_that_comes_too_late_or_too_early_is_none(app):
 def test_a_soft_limit_that_was_over_before_the_function_began_interrupts_it(app):
     # Given a run whose signal came while its arguments were decoded
     execution = Execution(app.tasks, "w1@host", lambda *_: None)
-    execution.soft_deadline_mono_s = 0.0
-    execution.interrupt()
+    execution.interruption.soft_deadline_mono_s = 0.0
+    execution.interruption.strike()
     app.task(name="t")(lambda: "never")
 
     # When it goes on
@@ -193,10 +193,10 @@ def test_a_run_is_interrupted_once(app):
 
     @app.task(name="t")
     def stubborn():
-        execution.soft_deadline_mono_s = 0.0
+        execution.interruption.soft_deadline_mono_s = 0.0
         with pytest.raises(ex.SoftTimeLimitExceeded):
-            execution.interrupt()
-        execution.interrupt()
+            execution.interruption.strike()
+        execution.interruption.strike()
         return "tidied up"
 
     ran = execution.run(list(m.Assignment(STAMP, "t", 0, 0, encode_call((), {})[0], 0, None)), ())

@@ -156,7 +156,7 @@ class Host:
         self,
         name: str = "n1",
         *,
-        slots: int = 2,
+        slots: int | None = 2,
         queues: str | None = None,
         wait: bool = True,
         broker: bool = True,
@@ -165,8 +165,8 @@ class Host:
         """A node; with `wait` its slots have joined when this returns."""
         # The option names the directory in the command line, by which the net under the tests finds strays.
         url = ["-b", self.url] if broker else []
-        argv = ["-m", "mesh", "-A", PROJECT, *url, "worker", "-n", f"{name}@here", "-c", str(slots), "-l", "INFO"]
-        argv += options
+        argv = ["-m", "mesh", "-A", PROJECT, *url, "worker", "-n", f"{name}@here", "-l", "INFO"]
+        argv += [*([] if slots is None else ["-c", str(slots)]), *options]
         node = Node(self, f"{name}@here", argv + (["-Q", queues] if queues else []), self._log(name))
         self._started.append(node)
         return node.ready() if wait else node

@@ -2,4 +2,4 @@
 
 from mesh import Mesh
 
-app = Mesh("proj", include=["tests.mesh.proj.tasks"])
+app = Mesh("proj", include=["tests.mesh.proj.tasks", "tests.mesh.proj.lasting"])
