@@ -96,9 +96,7 @@ def test_slots_that_are_replaced_after_each_task_can_wait_too(host: Host, app: M
     eventually(lambda: slots(node) == 1)
 
 
-def test_a_warm_stop_waits_for_a_task_that_waits_for_one_on_another_node(
-    host: Host, app: Mesh, tmp_path: Path
-) -> None:
+def test_a_warm_stop_waits_for_a_task_that_waits_for_one_on_another_node(host: Host, app: Mesh, tmp_path: Path) -> None:
     # Given a task that waits for another one, which runs in a stand-in
     node = host.start_node(slots=1)
     waits = lasting.ask_for_hold.delay(str(tmp_path / "begun"), str(tmp_path / "until"))
