@@ -127,16 +127,24 @@ def root(
     """
     origin: Origin = ctx.obj
     ctx.color = _colour(origin)
+    started_in = _current_directory()
     if workdir is not None:
         os.chdir(workdir)
     if config is not None:
         # For the processes of this command too, which may work in other directories.
         os.environ[setting_files.VARIABLE] = os.path.abspath(config)
-    state = ctx.obj = State(origin.app, target, broker, quiet, origin.colour)
+    state = ctx.obj = State(origin.app, target, broker, quiet, started_in, origin.colour)
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
         return
     state.apply_broker()
+
+
+def _current_directory() -> str | None:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None
 
 
 def main(argv: Sequence[str] | None = None, app: Mesh | None = None) -> NoReturn:

@@ -34,6 +34,7 @@ class State(NamedTuple):
     target: str | None  #: -A
     broker: str | None  #: -b
     quiet: bool
+    started_in: str | None  #: the directory that the command line was written in; None where it is gone
     colour: bool  #: False with -C or NO_COLOR; even without them only on a terminal
 
     def apply_broker(self) -> None:

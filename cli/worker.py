@@ -176,7 +176,7 @@ def _run(state: State, name: str, choice: Choice, life: Life) -> int:
     from mesh.logged_slots import LoggedSlots
     from mesh.node import AppFailed, NodeOptions, run_node
     from mesh.slot import Slots
-    from mesh.template import HostPlan, become_what_was_ordered
+    from mesh.template import HostPlan, Program, become_what_was_ordered
 
     def on_loaded(info: dict[str, Any]) -> None:
         if not state.quiet:
@@ -192,7 +192,7 @@ def _run(state: State, name: str, choice: Choice, life: Life) -> int:
         concurrency=choice.concurrency,
         queues=None if queues is None else tuple(queue for queue in queues if queue not in choice.exclude_queues),
         preload=choice.preload,
-        argv=(sys.executable, *sys.orig_argv[1:]),
+        program=None if state.started_in is None else Program((sys.executable, *sys.orig_argv[1:]), state.started_in),
         on_loaded=on_loaded,
         on_ready=lambda: life.ready(f"{name} ready."),
     )

@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
@@ -22,7 +22,7 @@ from mesh.exceptions import MeshError, RouterUnreachable
 from mesh.messages import Role
 from mesh.pools.hosting import LoadedApp, Pool, SlotMaker, SlotOrder
 from mesh.slot_page import SETTLE_S, SlotPage
-from mesh.template import HostPlan, SharedFiles, Template
+from mesh.template import HostPlan, Program, SharedFiles, Template
 from mesh.workforce import ALL_LEASES, Employment, Workforce, warn_of_obstacle
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class NodeOptions(NamedTuple):
     queues: tuple[str, ...] | None = None
     preload: bool = True
     connect_s: float = 5.0  #: how long to wait for a router at the start
-    argv: Sequence[str] | None = None  #: starts this program anew
+    program: Program | None = None  #: to be started anew
     on_loaded: Callable[[dict[str, Any]], None] = lambda info: (
         None
     )  #: gets the app's info plus "queues", "concurrency", "directory", "mesh"
@@ -102,7 +102,7 @@ class Node:
         self._supervision = Supervision(size, blocked_max=max(0, blocked_max), seats=seats)
         self._enforcement = Enforcement(self._page, self._supervision)
         self._workforce = Workforce(
-            Employment(self._order(pool, blocked_max), pool.forks, options.preload, options.argv, self._renewed),
+            Employment(self._order(pool, blocked_max), pool.forks, options.preload, options.program, self._renewed),
             self._supervision,
             self._page,
             host,

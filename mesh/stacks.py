@@ -1,8 +1,8 @@
 """Where every thread of a node's processes is at the moment, for SIGUSR1: also of one that is stuck in C code.
 
 A process is asked twice. SIGUSR2 has it write between two instructions, when its frames are whole. One that is in C
-code does not get there: it is then made to write wherever it is. That alone would not do: it crashes an interpreter that
-it meets while it makes a frame, about one time in a hundred.
+code does not get there: it is then made to write wherever it is. That alone would not do: it crashes an interpreter
+that it meets while it makes a frame, about one time in a hundred.
 
 All processes share one file, and write to it one after the other, so that their stacks never mix. Its first line says
 who is asked, so that an answer which comes too late is not given.

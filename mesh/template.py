@@ -49,6 +49,13 @@ class SharedFiles(NamedTuple):
     stacks_fd: int  #: as in `mesh.stacks`
 
 
+class Program(NamedTuple):
+    """This program, as it was started."""
+
+    argv: Sequence[str]
+    directory: str  #: where that was: its arguments may be relative to it
+
+
 class _Berth(NamedTuple):
     """What a host that is started anew inherits."""
 
@@ -81,10 +88,10 @@ class Template:
         return cls(pid, channel)
 
     @classmethod
-    def execute(cls, argv: Sequence[str], files: SharedFiles, *, preload: bool) -> Template:
+    def execute(cls, program: Program, files: SharedFiles, *, preload: bool) -> Template:
         """Starts this program anew as a host: for new code, from a supervisor that has threads.
 
-        `argv` must lead to `become_what_was_ordered`.
+        It must lead to `become_what_was_ordered`.
         """
         channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         berth = _Berth(theirs.fileno(), *files, os.getpid(), preload)
@@ -92,7 +99,8 @@ class Template:
         try:
             for fd in inherited:
                 os.set_inheritable(fd, True)
-            pid = os.posix_spawn(argv[0], [*argv], {**os.environ, VARIABLE: json.dumps(berth)})
+            with contextlib.chdir(program.directory):
+                pid = os.posix_spawn(program.argv[0], [*program.argv], {**os.environ, VARIABLE: json.dumps(berth)})
         except OSError:
             channel.close()
             raise

@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
 
 from mesh import messages, stacks
@@ -17,7 +17,7 @@ from mesh.core.supervision import Dismiss, Go, Report, Retire, Spawn, Supervisio
 from mesh.oom import OutOfMemory
 from mesh.pools.hosting import SlotOrder
 from mesh.slot_page import SETTLE_S, SlotPage
-from mesh.template import SharedFiles, Template
+from mesh.template import Program, SharedFiles, Template
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Employment(NamedTuple):
     order: SlotOrder  #: what all orders have in common
     forks: bool  #: they are processes of their own
     preload: bool
-    argv: Sequence[str] | None  #: starts this program anew, to be a host; None: it can't be
+    program: Program | None  #: to be started anew, as a host; None: it can't be
     #: What a new host says of the app -> what slots made from it are.
     renewed: Callable[[dict[str, Any], SlotOrder], SlotOrder] = lambda info, order: order
 
@@ -108,7 +108,7 @@ class Workforce:
 
     def renew(self) -> None:
         """Has all slots replaced by new ones, with new code, once those are warm."""
-        if self._employment.argv is None:
+        if self._employment.program is None:
             logger.error("this node can't start itself anew; restart it", extra={"action": "renewal_failed"})
         elif self._coming is None and not self.supervision.ending:
             self._preload = self._employment.preload
@@ -256,7 +256,7 @@ class Workforce:
         return cause, not self._employment.forks, {}
 
     def _start_again(self) -> None:
-        if self._employment.argv is None:
+        if self._employment.program is None:
             self.is_lost = True
             return
         if self._coming is None:
@@ -264,9 +264,9 @@ class Workforce:
             self._again_s = min(2 * self._again_s, HOST_AGAIN_MAX_S)
 
     def _start_host(self) -> None:
-        assert self._employment.argv is not None
+        assert self._employment.program is not None
         try:
-            self._coming = Template.execute(self._employment.argv, self._files, preload=self._preload)
+            self._coming = Template.execute(self._employment.program, self._files, preload=self._preload)
         except OSError as error:
             logger.error("no new process for slots can be started: %s", error, extra={"action": "renewal_failed"})
             self._renewal_failed()

@@ -30,7 +30,7 @@ from mesh import stacks
 from mesh.exceptions import MeshError
 from mesh.pools.hosting import LoadedApp, SlotOrder, waits_for_its_turn
 from mesh.registry import Registry
-from mesh.template import HostPlan, SharedFiles, Template, become_what_was_ordered
+from mesh.template import HostPlan, Program, SharedFiles, Template, become_what_was_ordered
 
 load_as, start_as, pool, preload = {load!r}, {start!r}, {pool!r}, {preload!r}
 
@@ -79,7 +79,7 @@ files = SharedFiles(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC), stacks.make
 if start_as == "fork":
     template = Template.fork(plan, files)
 else:
-    template = Template.execute((sys.executable, *sys.orig_argv[1:]), files, preload=preload)
+    template = Template.execute(Program((sys.executable, *sys.orig_argv[1:]), os.getcwd()), files, preload=preload)
 tell("said", template.receive())
 for line in sys.stdin:
     word, *rest = json.loads(line)

@@ -161,11 +161,14 @@ class Host:
         wait: bool = True,
         broker: bool = True,
         options: Sequence[str] = (),
+        project: str = PROJECT,
+        workdir: str | None = None,
     ) -> Node:
         """A node; with `wait` its slots have joined when this returns."""
         # The option names the directory in the command line, by which the net under the tests finds strays.
         url = ["-b", self.url] if broker else []
-        argv = ["-m", "mesh", "-A", PROJECT, *url, "worker", "-n", f"{name}@here", "-l", "INFO"]
+        place = [] if workdir is None else ["--workdir", workdir]
+        argv = ["-m", "mesh", *place, "-A", project, *url, "worker", "-n", f"{name}@here", "-l", "INFO"]
         argv += [*([] if slots is None else ["-c", str(slots)]), *options]
         node = Node(self, f"{name}@here", argv + (["-Q", queues] if queues else []), self._log(name))
         self._started.append(node)

@@ -5,10 +5,12 @@ The seed picks the moment and, among equals, the victim. MESH_STORM_TASKS and ME
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
 
+import psutil
 import pytest
 
 from mesh import Mesh
@@ -61,8 +63,7 @@ def test_every_task_ends_when_slots_are_killed(host: Host, app: Mesh, seed: int)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("role", ["supervisor", "template"])
-def test_every_task_ends_when_a_node_is_killed(host: Host, app: Mesh, role: str, seed: int):
+def test_every_task_ends_when_a_node_is_killed(host: Host, app: Mesh, seed: int):
     # Given many tasks on two nodes
     nodes = [host.start_node("n1", wait=False), host.start_node("n2", wait=False)]
     for node in nodes:
@@ -70,15 +71,68 @@ def test_every_task_ends_when_a_node_is_killed(host: Host, app: Mesh, role: str,
     storm = Storm(seed)
     storm.until_the_moment()
 
-    # When one of them loses its supervisor, or its template
+    # When one of them loses its supervisor
     victim = storm.random.choice(nodes)
-    supervisor, template, *slots = victim.processes()
-    kill(supervisor if role == "supervisor" else template)
+    processes = victim.processes()
+    kill(victim.pid)
 
     # Then every task has its own result, and nothing of that node lives on
     assert storm.rest() == list(range(TASKS))
-    eventually(lambda: not any(map(is_alive, (supervisor, template, *slots))))
+    eventually(lambda: not any(map(is_alive, processes)))
     assert victim.wait() != 0
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_every_task_ends_when_the_process_of_the_slots_is_killed_and_the_node_has_another(
+    host: Host, app: Mesh, pool: str, seed: int
+):
+    # Given many tasks on one node
+    node = host.start_node(options=["-P", pool])
+    storm = Storm(seed)
+    storm.until_the_moment()
+
+    # When the process is killed from which its slots are forked, or in which they run
+    supervisor, template, *slots = node.processes()
+    kill(template)
+
+    # Then the slots die with it, and others of the same node do the rest
+    assert storm.rest() == list(range(TASKS))
+    eventually(lambda: not any(map(is_alive, slots)))
+    assert supervisor == node.ready().pid
+    assert not set(node.slots()) & {template, *slots}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_no_process_is_left_whatever_of_a_node_is_killed_in_whatever_order(host: Host, app: Mesh, pool: str, seed: int):
+    # Given a node that works
+    node = host.start_node(options=["-P", pool])
+    processes = node.processes()
+    results = [tasks.work.delay(number, 200) for number in range(500)]
+
+    # When supervisor, template and slots are killed, one after the other
+    order = random.Random(seed).sample(sorted(set(processes)), len(set(processes)))
+    for pid in order:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+    # Then none is left, nor any that took their place, and another node does the rest
+    node.wait()
+    eventually(lambda: not any(map(is_alive, processes)))
+    eventually(lambda: not of_session(node.pid))
+    host.start_node("n2", wait=False)
+    assert [result.get(DEADLINE_S) for result in results] == list(range(500))
+
+
+def of_session(pid: int) -> list[int]:
+    """The living processes of the session that this one began."""
+    found = []
+    for one in psutil.pids():
+        with contextlib.suppress(ProcessLookupError):
+            if os.getsid(one) == pid and is_alive(one):
+                found.append(one)
+    return found
 
 
 @pytest.mark.parametrize("seed", SEEDS)
