@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Coroutine, Generator
 from typing import Any
 
@@ -67,7 +68,7 @@ class EventLoop:
         async def awaited() -> Any:
             return await coroutine
 
-        return self._runner.run(awaited())
+        return self._runner.run(awaited(), context=contextvars.copy_context())  # the runner has one of its own
 
     def close(self) -> None:
         """Ends what was left running."""
