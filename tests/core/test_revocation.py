@@ -300,7 +300,7 @@ def test_a_task_that_ends_before_its_termination_has_ended(router, client, runni
 
 
 def test_an_end_that_takes_too_long_is_told_as_under_way(router, running):
-    slot, first, _ = running
+    _, first, _ = running
     asker = terminate(router, first, within_s=2.0)
     router.passes(1.0)
     assert fates(asker) is None

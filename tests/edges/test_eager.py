@@ -488,9 +488,8 @@ def test_a_forked_child_makes_ids_of_its_own(app):
     assert of_child not in {first.id, task.delay(2).id}
 
 
-def test_a_running_task_cannot_be_ended_here_either(app):
-    with pytest.raises(exceptions.OptionNotAvailable, match="terminate"):
-        app.task(add).delay(1).revoke(terminate=True)
+def test_a_call_that_has_run_at_once_can_not_be_terminated_any_more(app):
+    assert app.task(add).delay(1).revoke(terminate=True) == "ended"
 
 
 def test_storing_results_elsewhere_is_refused_with_the_reason(app):
