@@ -155,6 +155,7 @@ class Execution:
             self.interruption.enter(coroutine)
             return self._loop.run(coroutine)
         finally:
+            coroutine.close()
             self.interruption.leave()
 
     async def _await(self, definition: TaskDefinition, args: Any, kwargs: Any) -> Any:
@@ -169,6 +170,7 @@ class Execution:
             self.interruption.enter(coroutine)
             return await coroutine
         finally:
+            coroutine.close()
             self.interruption.leave()
 
     def close(self) -> None:
