@@ -1,7 +1,7 @@
 """`python -m bench.nodes`: how fast nodes start and end, and whether they keep what they hold while they change.
 
-The first table: from `mesh worker` to its being ready, router included; the same with a router that is there; from
-SIGTERM to an idle node's end. Medians over the rounds, which take turns.
+From `mesh worker` to its being ready, router included; the same with a router that is there; from SIGTERM to an idle
+node's end; a task that has a process of its own, on one slot. Medians over the rounds.
 
 `--soak`: many tasks on two nodes of which one is told to end and started again, or to start its slots anew, every few
 seconds; slots are replaced after some tasks, and come and go with the work. It says what was lost, and how much memory,
@@ -40,6 +40,8 @@ _WINDOW: Final = 400
 _TASK_S: Final = 0.001
 #: How long the soak's nodes are left alone before they are looked at.
 _SETTLE_S: Final = 4.0
+#: Tasks that have a fresh process each.
+_FRESH: Final = 100
 _MIB: Final = 1 << 20
 SOAK_OPTIONS: Final = ("--autoscale", "4,1", "--max-tasks-per-child", "500")
 
@@ -50,14 +52,28 @@ class Nodes:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.url = f"mesh://{directory}"
-        self._environment = {**os.environ, "MESH_BROKER_URL": self.url, "MESH_WORKER_AUTOSCALE_IDLE": "1"}
+        self.environment = {**os.environ, "MESH_BROKER_URL": self.url, "MESH_WORKER_AUTOSCALE_IDLE": "1"}
 
     def start(self, name: str, *options: str) -> tuple[subprocess.Popen[bytes], float]:
         """A node that is ready, and how long that took, s."""
-        argv = [sys.executable, "-m", "mesh", "-A", "bench.tasks", "worker", "-n", f"{name}@bench", "-c", "2", *options]
+        argv = [
+            sys.executable,
+            "-m",
+            "mesh",
+            "-A",
+            "bench.tasks",
+            "worker",
+            "-n",
+            f"{name}@bench",
+            "-c",
+            "2",
+            "-l",
+            "INFO",
+            *options,
+        ]
         begun_s = time.monotonic()
         with open(self.directory / f"{name}.log", "ab") as log:
-            node = subprocess.Popen(argv, env=self._environment, stdout=subprocess.DEVNULL, stderr=log)
+            node = subprocess.Popen(argv, env=self.environment, stdout=subprocess.DEVNULL, stderr=log)
         self._wait_until_ready(node, name, begun_s)
         return node, time.monotonic() - begun_s
 
@@ -75,7 +91,7 @@ class Nodes:
 
 def start_and_end(rounds: int, directory: Path) -> dict[str, float]:
     """The medians, s."""
-    taken: dict[str, list[float]] = {"ready": [], "ready, router there": [], "end": []}
+    taken: dict[str, list[float]] = {"ready": [], "ready, router there": [], "end": [], "fresh process a task": []}
     for number in range(rounds):
         own = directory / str(number)
         own.mkdir(mode=0o700)
@@ -87,9 +103,27 @@ def start_and_end(rounds: int, directory: Path) -> dict[str, float]:
         taken["ready"].append(ready_s)
         taken["ready, router there"].append(again_s)
         taken["end"].append(time.monotonic() - begun_s)
+        taken["fresh process a task"].append(_fresh_process_s(nodes))
         stop(first, _STOP_S)
         sweep(str(own), _SWEEP_S)
     return {what: statistics.median(seconds) for what, seconds in taken.items()}
+
+
+def _fresh_process_s(nodes: Nodes) -> float:
+    """How long a task takes on one slot that has a new process for each."""
+    node, _ = nodes.start("fresh", "-Q", "fresh", "--max-tasks-per-child", "1", "-c", "1")
+    calls = "\n".join(
+        (
+            "import time; from bench.tasks import add, app",
+            "call = lambda: add.apply_async((1, 1), queue='fresh')",
+            "call().get(timeout=60); begun = time.monotonic()",
+            f"[one.get(timeout=60) for one in [call() for _ in range({_FRESH})]]",
+            f"print((time.monotonic() - begun) / {_FRESH}); app.close()",
+        )
+    )
+    said = subprocess.run([sys.executable, "-c", calls], env=nodes.environment, stdout=subprocess.PIPE, check=True)
+    stop(node, _STOP_S)
+    return float(said.stdout)
 
 
 # --- the soak --------------------------------------------------------------------------------------

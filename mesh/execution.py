@@ -68,7 +68,10 @@ class Execution:
         self._loop: EventLoop | None = None
 
     def limits_of(self, name: str, options: dict[str, Any] | None) -> RunLimits:
-        """How long this call may run: what itself, its task and the app say, the first that says anything."""
+        """How long this call may run: what itself, its task and the app say, the first that says anything.
+
+        `NO_LIMITS` itself where it has none.
+        """
         own = self._own_limits.get(name)
         if own is None:
             own = self._limits_of_task(name)
@@ -77,15 +80,15 @@ class Execution:
         if options is None or "limits" not in options:
             return own
         hard_s, soft_s = _said(options["limits"])
-        return RunLimits(own.hard_s if hard_s is None else hard_s, own.soft_s if soft_s is None else soft_s)
+        return _limits(own.hard_s if hard_s is None else hard_s, own.soft_s if soft_s is None else soft_s)
 
     def _limits_of_task(self, name: str) -> RunLimits:
         try:
             task = self._registry.find(name).task
         except NotRegistered:
-            return RunLimits()
+            return NO_LIMITS
         hard_s, soft_s = getattr(task, "time_limit", None), getattr(task, "soft_time_limit", None)
-        return RunLimits(
+        return _limits(
             self._limits.hard_s if hard_s is None else hard_s, self._limits.soft_s if soft_s is None else soft_s
         )
 
@@ -221,6 +224,10 @@ def _of_the_task(trace: TracebackType | None) -> TracebackType | None:
     while own is not None and _LEADS_TO_TASKS(own.tb_frame.f_code.co_filename):
         own = own.tb_next
     return own or trace
+
+
+def _limits(hard_s: float, soft_s: float) -> RunLimits:
+    return RunLimits(hard_s, soft_s) if hard_s or soft_s else NO_LIMITS
 
 
 def _said(limits: Any) -> tuple[float | None, float | None]:

@@ -25,7 +25,7 @@ from mesh.core.limits import RunLimits
 from mesh.core.supervision import Says
 from mesh.core.work import Ended, Lease, Work, outcomes_message, results_message
 from mesh.exceptions import WouldDeadlock
-from mesh.execution import INTERRUPTED, Execution, Ran
+from mesh.execution import INTERRUPTED, NO_LIMITS, Execution, Ran
 from mesh.interruption import Interruption
 from mesh.messages import Flag, Role
 from mesh.pools import hosting
@@ -44,6 +44,8 @@ CRIPPLED_EXIT_CODE: Final = 70
 #: How long a slot that is told to end waits for the receipts of its last outcomes. One that leaves because it has run
 #: all it may has as long as it takes: another one works in its place.
 LAST_RECEIPTS_S: Final = 2.0
+#: Kept as a number: it is compared for every task.
+RETRY: Final = int(Status.RETRY)
 #: How long the last message may take to leave.
 LINGER_MS: Final = 500
 #: A slot that may run only so many tasks asks for its successor before the last tenth of them, but not earlier than a
@@ -76,6 +78,7 @@ class Slot:
         """`context` is that of the process, where other slots share it."""
         self._order = order
         self._place = locate.Place(order.mesh, order.directory, False)
+        self._seat = order.seat
         self._lifeline_fd = lifeline_fd
         self._page = page
         self._execution = execution
@@ -150,18 +153,21 @@ class Slot:
         if self._ending_by_mono_s is not None:
             return
         self._router = self._dial()
-        while not self._is_over():
-            if self._may_run():
+        may_run = False
+        while self._ending_by_mono_s is None or not self._is_over():
+            if may_run:
                 lease = self._work.waiting.popleft()
                 begun_ns = self._begin(lease)
                 if begun_ns:
                     self._end(lease, begun_ns, (yield lease))
             else:
                 self._look_around((yield self._wait_s()))
-            if not self._may_run():
+            may_run = self._may_run()
+            if not may_run:
                 self._end_if_crippled()
                 self._flush()
                 self._receive()
+                may_run = self._may_run()
 
     def _waited_for_its_turn(self) -> Generator[float | None, Any, None]:
         while self._lifeline_fd not in (yield None):
@@ -250,27 +256,29 @@ class Slot:
 
     def _begin(self, lease: Lease) -> int:
         """Writes a lease as begun. When, in monotonic ns; 0 where it must not run, and goes back."""
-        work = self._work
-        if work.must_send_before(lease, time.monotonic()):
+        begun = time.monotonic_ns()
+        if self._work.must_send_before(lease, begun / 1e9):
             self._flush()
+            begun = time.monotonic_ns()
         task_id, name, attempt, flags, _, _, options = lease.record
         encoded = self._names.get(name)
         if encoded is None:
             encoded = self._names[name] = name_bytes(name)
-        wall_s, begun = time.time(), time.monotonic_ns()
-        limits = self._execution.limits_of(name, options)
-        if limits or self._has_limits:
+        wall_s, limits = time.time(), self._execution.limits_of(name, options)
+        is_limited = limits is not NO_LIMITS
+        if is_limited or self._has_limits:
             self._write_limits(limits, begun)
-        if not self._page.begin(self._order.seat, lease.number, task_id, encoded, attempt, wall_s, begun):
+        if not self._page.begin(self._seat, lease.number, task_id, encoded, attempt, wall_s, begun):
             self._return([lease.number])
             return 0
-        if limits:
+        if is_limited:
             self._ring_if_overlooked(limits, begun)
         if flags & Flag.TRACK_STARTED:
             self._send(messages.Started(lease.number, wall_s))
-        self._runs += 1
-        if self._runs == self._spent_with:
-            self._say(Says.SPENT)
+        if self._may_be_spent:
+            self._runs += 1
+            if self._runs == self._spent_with:
+                self._say(Says.SPENT)
         return begun
 
     def _end(self, lease: Lease, begun_ns: int, ran: Ran) -> None:
@@ -281,13 +289,13 @@ class Slot:
         if ran.status == INTERRUPTED:
             self._leave()  # the page goes on saying that it runs: its node tells what becomes of it
             return
-        work = self._work
-        runtime_us = (time.monotonic_ns() - begun_ns) // 1000
-        self._page.end(self._order.seat)
-        if ran.status == Status.RETRY:
-            work.retries(lease, runtime_us, ran.body, ran.eta_wall_s, ran.call, time.monotonic())
+        work, now_ns = self._work, time.monotonic_ns()
+        runtime_us = (now_ns - begun_ns) // 1000
+        self._page.end(self._seat)
+        if ran.status == RETRY:
+            work.retries(lease, runtime_us, ran.body, ran.eta_wall_s, ran.call, now_ns / 1e9)
         else:
-            work.ended(lease, ran.status, runtime_us, ran.body, ran.frames, time.monotonic(), ran.cause)
+            work.ended(lease, ran.status, runtime_us, ran.body, ran.frames, now_ns / 1e9, ran.cause)
         if self._may_be_spent and self._is_spent():
             self._leave()
 
