@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Concatenate, Final, Literal, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Final, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
 from mesh import calling, celery_names, results
 from mesh.calling import TaskOptions, eager_run
@@ -30,6 +30,27 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class _Decorator(Protocol):
+    """Makes a task of a function; of one that is `async def`, with what it returns when it is awaited."""
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
+
+
+class _BindingDecorator(Protocol):
+    """As `_Decorator`, of a function that gets its task first."""
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[Any, P], R], /) -> Task[P, R]: ...
+
 
 _MAIN_MODULES: Final = ("__main__", "__mp_main__")
 _APP_OPTIONS: Final = ("main", "broker", "backend", "include", "config_source", "namespace", "set_as_current")
@@ -127,12 +148,10 @@ class Mesh:
     def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
 
     @overload
-    def task(
-        self, /, *, bind: Literal[True], **options: Any
-    ) -> Callable[[Callable[Concatenate[Any, P], R]], Task[P, R]]: ...
+    def task(self, /, *, bind: Literal[True], **options: Any) -> _BindingDecorator: ...
 
     @overload
-    def task(self, /, *, bind: Literal[False] = False, **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+    def task(self, /, *, bind: Literal[False] = False, **options: Any) -> _Decorator: ...
 
     def task(self, function: Any = None, /, **options: Any) -> Any:
         """Makes a task of a function, `async def` or not, as a decorator with or without options.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Coroutine, Generator
 from typing import Any
 
@@ -26,12 +27,22 @@ class Interruptible:
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._wake)
 
+    def close(self) -> None:
+        """It has run, or is not to run."""
+        self._coroutine.close()
+
     def _wake(self) -> None:
         if self._error is not None and self._task is not None:
             self._task.cancel()
 
     def __await__(self) -> Generator[Any, None, Any]:
         self._task, self._loop = asyncio.current_task(), asyncio.get_running_loop()
+        try:
+            return (yield from self._steps())
+        finally:
+            self._task = None  # an interruption that comes later must not strike what the task does next
+
+    def _steps(self) -> Generator[Any, None, Any]:
         inner = self._coroutine.__await__()
         raised = self._take()
         while True:
@@ -67,7 +78,7 @@ class EventLoop:
         async def awaited() -> Any:
             return await coroutine
 
-        return self._runner.run(awaited())
+        return self._runner.run(awaited(), context=contextvars.copy_context())  # the runner has one of its own
 
     def close(self) -> None:
         """Ends what was left running."""

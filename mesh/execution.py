@@ -158,6 +158,7 @@ class Execution:
             self.interruption.enter(coroutine)
             return self._loop.run(coroutine)
         finally:
+            coroutine.close()
             self.interruption.leave()
 
     async def _await(self, definition: TaskDefinition, args: Any, kwargs: Any) -> Any:
@@ -172,6 +173,7 @@ class Execution:
             self.interruption.enter(coroutine)
             return await coroutine
         finally:
+            coroutine.close()
             self.interruption.leave()
 
     def close(self) -> None:

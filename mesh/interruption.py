@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
@@ -22,6 +23,7 @@ class Interruption:
     """What is raised in the run of one slot, once it is due. Where a run is in user code, and in which thread."""
 
     __slots__ = (
+        "_came_early",
         "_coroutine",
         "_in_user_code",
         "_is_cancelled",
@@ -37,10 +39,13 @@ class Interruption:
         `from_other_threads`: `strike` may be called by others than the thread that runs the task.
         """
         self._is_cancelled = is_cancelled
-        self._lock = threading.Lock() if from_other_threads else None
+        #: One that a signal handler may take again, in the middle of what it has interrupted.
+        self._lock = threading.RLock() if from_other_threads else None
         self._thread = threading.get_ident()
         self._coroutine: Coroutine | None = None
         self._in_user_code = False
+        #: `strike` was called when there may have been nothing to strike yet.
+        self._came_early = False
         #: When the soft limit of the run is over; never where it has none.
         self.soft_deadline_mono_s = math.inf
         #: The present run was told to end early.
@@ -53,13 +58,23 @@ class Interruption:
         if self._lock is not None:
             self._thread = threading.get_ident()
         self._in_user_code = True
-        if self.soft_deadline_mono_s != math.inf:  # its moment may have come before this
+        if not self._came_early and self.soft_deadline_mono_s == math.inf:
+            return
+        self._came_early = False
+        with self._lock or contextlib.nullcontext():
             error = self._due()
-            if error is not None:
-                raise error
+        if error is not None:
+            raise error
 
     def leave(self) -> None:
-        """User code has ended: nothing is raised from here on."""
+        """User code has ended: nothing is raised from here on. What strikes just now is raised here."""
+        try:
+            self._leave()
+        except BaseException:
+            self._leave()
+            raise
+
+    def _leave(self) -> None:
         if self._lock is None:
             self._in_user_code = False
             return
@@ -72,6 +87,7 @@ class Interruption:
 
         It may come late, when another task runs, or none: then it does nothing.
         """
+        self._came_early = True  # before the look: whichever of `enter` and this is later sees the other
         if self._lock is None:
             error = self._due() if self._in_user_code else None
             if error is not None and self._coroutine is None:
@@ -85,13 +101,11 @@ class Interruption:
                 return
             if self._coroutine is not None:
                 self._coroutine.interrupt(error)
-            elif threading.get_ident() != self._thread:
+                return
+            if threading.get_ident() != self._thread:
                 _raise_in(self._thread, type(error))
-                error = None
-            else:
-                self._in_user_code = True
-        if error is not None and self._coroutine is None:
-            raise error
+                return
+        raise error
 
     def _due(self) -> BaseException | None:
         if not self.has_struck and self._is_cancelled():

@@ -172,7 +172,7 @@ class SlotPage:
     def is_cancelled(self, slot: int) -> bool:
         """Whether what the slot has begun last is to end early."""
         base = slot * RECORD_BYTES
-        return self._read(base + _CANCELLED) == self._read(base + _BEGUN)
+        return 0 < self._read(base + _BEGUN) == self._read(base + _CANCELLED)
 
     # --- the supervisor's side -------------------------------------------------------------------
 

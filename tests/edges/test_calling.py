@@ -760,15 +760,32 @@ def bound(self: object, x: int) -> str:
 @app.task(name="n")
 def named(x: int) -> None: ...
 
+@app.task
+async def later(x: int) -> float:
+    return x / 2
+
+@app.task(bind=True)
+async def bound_later(self: object, x: int) -> bytes:
+    return bytes(x)
+
+@app.task(name="l")
+async def named_later(x: int) -> bool:
+    return bool(x)
+
 reveal_type(add.delay(1, 2).get())
 reveal_type(bound.delay(1).get())
 reveal_type(add(1, 2))
 reveal_type(add.AsyncResult("x").get())
+reveal_type(later.delay(1).get())
+reveal_type(bound_later.delay(1).get())
+reveal_type(named_later.delay(1).get())
 add.delay(1, "x")  # wrong
 add.delay(1)  # wrong
 bound.delay("x")  # wrong
 named.delay(x="x")  # wrong
 add(1, "x")  # wrong
+later.delay("x")  # wrong
+bound_later.delay("x")  # wrong
 """
 
 
@@ -785,5 +802,5 @@ def test_a_wrong_argument_is_a_type_error(tmp_path):
     lines = [line for line in said.splitlines() if "snippet.py" in line]
     revealed = re.findall(r'Revealed type is "(?:builtins\.)?(\w+)"', said)
     wrong = {number for number, line in enumerate(SNIPPET.splitlines(), 1) if line.endswith("# wrong")}
-    assert revealed == ["int", "str", "int", "int"], said
+    assert revealed == ["int", "str", "int", "int", "float", "bytes", "bool"], said
     assert {int(line.split(":")[1]) for line in lines if " error: " in line} == wrong, said

@@ -462,3 +462,81 @@ def test_limits_leave_the_rest_of_the_record_as_it_is(page: SlotPage) -> None:
     page.looks_at(0, 1)
     assert page.running(0) == before
     assert (page.begun(0), page.running(1)) == (7, None)
+
+
+# --- what a slot says of itself, and is told ------------------------------------------------------
+
+
+def test_what_a_slot_says_of_itself_is_read_with_whether_it_is_blocked(page: SlotPage) -> None:
+    assert page.said(1) == (0, False)
+    page.say(1, 3)
+    assert page.said(1) == (3, False)
+    page.say(1, 3, blocked=True)
+    assert page.said(1) == (3, True)
+    assert page.said(0) == page.said(2) == (0, False)
+
+
+def test_slots_that_are_blocked_are_counted(page: SlotPage) -> None:
+    for slot, count in enumerate((1, 2, 3)):
+        page.say(slot, 2, blocked=True)
+        assert page.blocked() == count
+    page.say(1, 2)
+    assert page.blocked() == 2
+
+
+def test_a_new_process_says_nothing_yet_and_is_not_blocked(page: SlotPage) -> None:
+    page.say(0, 4, blocked=True)
+    page.enter(0, 4321)
+    assert (page.said(0), page.blocked()) == ((0, False), 0)
+
+
+def test_only_the_lease_that_is_meant_is_to_end_early(page: SlotPage) -> None:
+    # Given a slot that runs a lease
+    begin(page, 7)
+    assert not page.is_cancelled(0)
+
+    # When an earlier one is to end, that was over before its slot was told, then this one is not
+    page.cancel(0, 6)
+    assert not page.is_cancelled(0)
+
+    # When it is meant itself, then it is, and the next one is not
+    page.cancel(0, 7)
+    assert page.is_cancelled(0)
+    assert not page.is_cancelled(1)
+    begin(page, 8)
+    assert not page.is_cancelled(0)
+
+
+def test_a_slot_that_has_begun_nothing_is_not_to_end_early(page: SlotPage) -> None:
+    page.enter(0, 4321)
+    assert not page.is_cancelled(0)
+
+
+def test_there_is_room_for_a_slot_once_it_was_made_and_for_no_other(tmp_path: Path) -> None:
+    # Given a page with room for its records only
+    page = SlotPage(str(tmp_path / "p.page"), 4, create=True)
+    before = os.stat(page.path).st_blocks
+
+    # When room is made for one slot
+    page.make_room(2)
+
+    # Then its ring takes no more, and that of the others is still to be made
+    with_one = os.stat(page.path).st_blocks
+    assert with_one > before
+    for lease in range(1, 2 * BEGINNINGS):
+        begin(page, lease, slot=2)
+    assert os.stat(page.path).st_blocks == with_one
+    page.make_room(2)
+    assert os.stat(page.path).st_blocks == with_one
+    page.make_room(0)
+    assert os.stat(page.path).st_blocks > with_one
+    page.close()
+
+
+def test_no_room_for_a_slot_is_an_error_and_not_a_signal(page: SlotPage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        page.make_room(1)
