@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Generator
+import contextvars
+from collections.abc import Callable, Coroutine, Generator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 
@@ -32,6 +34,12 @@ class Interruptible:
 
     def __await__(self) -> Generator[Any, None, Any]:
         self._task, self._loop = asyncio.current_task(), asyncio.get_running_loop()
+        try:
+            return (yield from self._steps())
+        finally:
+            self._task = None  # an interruption that comes later must not strike what the task does next
+
+    def _steps(self) -> Generator[Any, None, Any]:
         inner = self._coroutine.__await__()
         raised = self._take()
         while True:
@@ -51,6 +59,44 @@ class Interruptible:
         if error is not None and self._task is not None:
             self._task.uncancel()
         return error
+
+
+async def apart(awaitable: Interruptible) -> Any:
+    """What it returns or raises, run as a task of its own: what it does to its task, or to its context, stays there."""
+    returned, error = await asyncio.get_running_loop().create_task(_settled(awaitable))
+    if error is None:
+        return returned
+    try:
+        raise error
+    finally:
+        del error  # it holds on to this frame, which would hold on to it
+
+
+async def _settled(awaitable: Interruptible) -> tuple[Any, BaseException | None]:
+    """Never raises: SystemExit out of a task would end the loop, and all that runs on it."""
+    try:
+        return await awaitable, None
+    except BaseException as error:
+        return None, error
+
+
+class Side:
+    """The thread in which a slot that is a coroutine runs functions.
+
+    Each has its own: the loop's threads are for what tasks have run there, and may all wait for other tasks.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "slot")
+
+    async def run(self, work: Callable[..., Any], *args: Any) -> Any:
+        """What `work` returns or raises, with the context of here."""
+        context = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(self._thread, context.run, work, *args)
+
+    def close(self) -> None:
+        """Lets it end."""
+        self._thread.shutdown(wait=False)
 
 
 class EventLoop:

@@ -21,7 +21,7 @@ from mesh.request import enter_request, leave_request
 from mesh.states import Status
 
 if TYPE_CHECKING:
-    from mesh.coroutines import EventLoop
+    from mesh.coroutines import EventLoop, Side
 
 #: Frames of mesh's own at the top of a remote traceback, which say nothing to the user.
 _OWN_FRAMES: Final = 2
@@ -65,6 +65,7 @@ class Execution:
         #: What is raised in the task that runs, if that is due.
         self.interruption = interruption or Interruption()
         self._loop: EventLoop | None = None
+        self._side: Side | None = None
 
     def limits_of(self, name: str, options: dict[str, Any] | None) -> RunLimits:
         """How long this call may run: what itself, its task and the app say, the first that says anything."""
@@ -164,18 +165,18 @@ class Execution:
             self.interruption.leave()
 
     async def _await(self, definition: TaskDefinition, args: Any, kwargs: Any) -> Any:
-        import asyncio
-
-        from mesh.coroutines import Interruptible
+        from mesh.coroutines import Interruptible, Side, apart
 
         if not definition.is_async:
-            return await asyncio.to_thread(self._call, definition, args, kwargs)
+            if self._side is None:
+                self._side = Side()
+            return await self._side.run(self._call, definition, args, kwargs)
         if definition.bind:
             args = (definition.task, *args)
         coroutine = Interruptible(definition.run(*args, **kwargs))
         try:
             self.interruption.enter(coroutine)
-            return await coroutine
+            return await apart(coroutine)
         finally:
             self.interruption.leave()
 
@@ -183,6 +184,8 @@ class Execution:
         """Ends what coroutines have left running."""
         if self._loop is not None:
             self._loop.close()
+        if self._side is not None:
+            self._side.close()
 
     def _raised(self, record: list[Any], definition: TaskDefinition, error: BaseException) -> Ran:
         if isinstance(error, Retry):

@@ -107,6 +107,8 @@ class Slot:
         #: How many threads of the task wait for others.
         self._waiting = 0
         self._waiting_lock = threading.Lock()
+        #: The thread whose loop runs it, with others; 0 where none does.
+        self._loop_thread = 0
 
     # --- the loop --------------------------------------------------------------------------------
 
@@ -129,6 +131,7 @@ class Slot:
     async def run_async(self) -> None:
         """Works as a coroutine until it has ended."""
         waiting.set_host(self)
+        self._loop_thread = threading.get_ident()
         try:
             steps = self._steps()
             step: Lease | float | None = next(steps, _OVER)
@@ -211,6 +214,11 @@ class Slot:
         """The task waits for another one. As `waiting.Host`; several threads of a task may wait at once."""
         if os.getpid() != self._pid:
             return  # a process that the task has forked: it keeps no slot
+        if threading.get_ident() == self._loop_thread:
+            raise WouldDeadlock(
+                "get() in a coroutine would hold up all that runs on its loop, what it waits for among it. "
+                "Write: await asyncio.to_thread(result.get)"
+            )
         with self._waiting_lock:
             if not self._waiting:
                 self._block()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 import hashlib
 import multiprocessing
@@ -258,3 +259,28 @@ def pool_of_two() -> int:
     with multiprocessing.get_context("fork").Pool(2) as pool:
         pool.apply_async(time.sleep, (600,))
     return 2
+
+
+@app.task
+async def nap(s: float) -> int:
+    """Waits, and lets others go on."""
+    await asyncio.sleep(s)
+    return os.getpid()
+
+
+@app.task
+def ask(name: str, *args: Any) -> Any:
+    """Waits for another task."""
+    return app.tasks[name].delay(*args).get(20)
+
+
+@app.task
+async def ask_directly(name: str, *args: Any) -> Any:
+    """Waits for another task where the loop runs."""
+    return app.tasks[name].delay(*args).get(20)
+
+
+@app.task
+async def ask_aside(name: str, *args: Any) -> Any:
+    """Waits for another task in a thread."""
+    return await asyncio.to_thread(app.tasks[name].delay(*args).get, 20)
