@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import threading
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 
 class Interruptible:
@@ -97,6 +98,45 @@ class Side:
     def close(self) -> None:
         """Lets it end."""
         self._thread.shutdown(wait=False)
+
+
+class Loop(Protocol):
+    """Runs coroutines for who is none."""
+
+    def run(self, coroutine: Interruptible) -> Any:
+        """What the coroutine returns or raises. Whatever it leaves running goes on."""
+
+    def close(self) -> None:
+        """Ends what was left running."""
+
+
+class SharedLoop:
+    """One loop, in a thread of its own, for all slots of a process. Where threads are greenlets there can be no other:
+    a system thread runs one loop at a time.
+    """
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        #: The thread that runs it; 0 before there is one.
+        self.thread = 0
+
+    def run(self, coroutine: Interruptible) -> Any:
+        """As Loop."""
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            thread = threading.Thread(target=self._loop.run_forever, name="loop", daemon=True)
+            thread.start()
+            self.thread = thread.ident or 0
+        returned, error = asyncio.run_coroutine_threadsafe(_settled(coroutine), self._loop).result()
+        if error is None:
+            return returned
+        try:
+            raise error
+        finally:
+            del error  # as in `apart`
+
+    def close(self) -> None:
+        """Nothing: others may use it, to the end of the process."""
 
 
 class EventLoop:

@@ -21,7 +21,7 @@ from mesh.request import enter_request, leave_request
 from mesh.states import Status
 
 if TYPE_CHECKING:
-    from mesh.coroutines import EventLoop, Side
+    from mesh.coroutines import Loop, Side
 
 #: Frames of mesh's own at the top of a remote traceback, which say nothing to the user.
 _OWN_FRAMES: Final = 2
@@ -53,8 +53,9 @@ class Execution:
         on_error: Callable[[str, bytes, BaseException, bool], None],
         limits: RunLimits = NO_LIMITS,
         interruption: Interruption | None = None,
+        loop: Loop | None = None,
     ) -> None:
-        """`limits` are those of calls and tasks that say nothing themselves."""
+        """`limits` are those of calls and tasks that say nothing themselves; `loop` runs coroutines, where there is one."""
         self._registry = registry
         self._hostname = hostname
         #: Called with (task name, task id, exception, whether the task lists it in `throws`).
@@ -64,7 +65,7 @@ class Execution:
         self._own_limits: dict[str, RunLimits] = {}
         #: What is raised in the task that runs, if that is due.
         self.interruption = interruption or Interruption()
-        self._loop: EventLoop | None = None
+        self._loop = loop
         self._side: Side | None = None
 
     def limits_of(self, name: str, options: dict[str, Any] | None) -> RunLimits:

@@ -171,6 +171,8 @@ def become_host(plan: HostPlan, channel: Channel, files: SharedFiles, supervisor
         stacks.write_on_request(files.stacks_fd)
         pool = pools.find(plan.pool)
         pool.prepare()
+        if pool.greenlets is not None:
+            plan.maker.use(pool.greenlets)
         load = _loading(plan, pool, channel)
         if load is not None:
             with contextlib.suppress(ConnectionError):  # the supervisor is gone, and so is the host's purpose

@@ -13,8 +13,8 @@ from typing import Final
 from mesh.pools import one_process
 from mesh.pools.hosting import Channel, LoadedApp, SlotMaker, SlotOrder
 
-#: Slots of a node that says nothing. An idle one costs 25 KiB, eight descriptors and no wake-up, so a hundred are cheap;
-#: with more of them the time per task grows, as all share one thread.
+#: Slots of a node that says nothing. An idle one costs 25 KiB, eight descriptors and no wake-up, so that a hundred are
+#: cheap; with more of them the time per task grows, as all share one thread.
 CONCURRENCY: Final = 100
 #: How long what tasks have left on the loop has to end with it.
 LEFTOVERS_S: Final = 1.0
@@ -27,6 +27,7 @@ class EventLoop:
     refused = one_process.REFUSED
     forks = False
     stands_in = True
+    greenlets = None
 
     def concurrency(self) -> int:
         """A number that does not depend on CPUs: tasks that wait need none."""
@@ -77,8 +78,8 @@ class _LoopHost(one_process.OneProcess):
         self._running[order.seat] = asyncio.create_task(self._run(order, lifeline_fd), name=f"slot-{order.seat}")
 
     async def _run(self, order: SlotOrder, lifeline_fd: int) -> None:
-        with self.slot(order, lifeline_fd) as slot:
-            await slot.run_async()
+        with self.life(order, lifeline_fd):
+            await self.made(order, lifeline_fd).run_async()
 
 
 async def _end_leftovers() -> None:

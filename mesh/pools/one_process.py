@@ -33,7 +33,7 @@ class OneProcess:
         self._slots: dict[int, HostedSlot] = {}
 
     def start(self, order: SlotOrder, lifeline_fd: int) -> None:
-        """Has a slot run, `with self.slot(order, lifeline_fd)`."""
+        """Has a slot made and run, within its `life`."""
         raise NotImplementedError
 
     def interrupt(self, seat: int) -> None:
@@ -65,13 +65,17 @@ class OneProcess:
             self.interrupt(words[1])
         return True
 
+    def made(self, order: SlotOrder, lifeline_fd: int) -> HostedSlot:
+        """A slot, to be run here, within its `life`."""
+        slot = self._slots[order.seat] = self._maker.make(self._app, order, lifeline_fd)
+        return slot
+
     @contextlib.contextmanager
-    def slot(self, order: SlotOrder, lifeline_fd: int) -> Iterator[HostedSlot]:
-        """A slot, which is to run within. What it raises is shown, and its end told; nothing gets out."""
+    def life(self, order: SlotOrder, lifeline_fd: int) -> Iterator[None]:
+        """Around a slot's making and running: what is raised there is shown, and its end told. Nothing gets out."""
         status = _FAILED
         try:
-            slot = self._slots[order.seat] = self._maker.make(self._app, order, lifeline_fd)
-            yield slot
+            yield
             status = 0
         except BaseException:
             traceback.print_exc()

@@ -22,6 +22,7 @@ class Solo:
     }
     forks = False
     stands_in = False
+    greenlets = None
 
     def concurrency(self) -> int:
         """One."""
@@ -50,8 +51,8 @@ class _SoloHost(one_process.OneProcess):
         listener.start()
         while (ordered := self._ordered.get()) is not None:
             self._seat = ordered[0].seat
-            with self.slot(*ordered) as slot:
-                slot.run()
+            with self.life(*ordered):
+                self.made(*ordered).run()
         listener.join()
         self._maker.close()
 

@@ -17,6 +17,7 @@ class Threads:
     refused = one_process.REFUSED
     forks = False
     stands_in = True
+    greenlets = None
 
     def concurrency(self) -> int:
         """One slot per CPU that this process may use."""
@@ -56,5 +57,5 @@ class ThreadHost(one_process.OneProcess):
 
     def work(self, order: SlotOrder, lifeline_fd: int) -> None:
         """Runs a slot in this thread until it ends."""
-        with self.slot(order, lifeline_fd) as slot:
-            slot.run()
+        with self.life(order, lifeline_fd):
+            self.made(order, lifeline_fd).run()
