@@ -15,7 +15,7 @@ import click
 from mesh import locate, logs, pools
 from mesh.exceptions import MeshError
 from mesh.messages import LIMIT_MAX_S
-from mesh.settings import QUEUE_NAME_RULE, is_queue_name, router_settings
+from mesh.settings import QUEUE_NAME_RULE, Settings, is_queue_name, router_settings
 from mesh.version import VERSION
 
 from . import errors, exit_codes
@@ -54,6 +54,15 @@ def queue_names(text: str) -> tuple[str, ...]:
     return names(text)
 
 
+def slots(text: str) -> int:
+    """A number of slots; pools.AUTO where it says auto."""
+    if text == "auto":
+        return pools.AUTO
+    if not text.isdecimal() or not int(text):
+        raise click.BadParameter(f"{text!r} is no number of slots: give a whole number from 1, or auto.")
+    return int(text)
+
+
 LIMIT: Final = click.FloatRange(min=0, min_open=True, max=LIMIT_MAX_S, max_open=True)
 
 
@@ -79,9 +88,10 @@ LIMIT: Final = click.FloatRange(min=0, min_open=True, max=LIMIT_MAX_S, max_open=
     "-c",
     "--concurrency",
     metavar="N",
-    type=click.IntRange(min=1),
+    type=slots,
     allow_from_autoenv=False,  # MESH_WORKER_CONCURRENCY is the variable of a setting, and read as such
-    help="Slots: tasks that run at once [default: the app's, else one per CPU].",
+    help="Slots: tasks that run at once; auto: as the pool sees fit, one per CPU or, where tasks only wait, 100 "
+    "[default: the app's, else auto].",
 )
 @click.option(
     "-Q",
@@ -94,9 +104,9 @@ LIMIT: Final = click.FloatRange(min=0, min_open=True, max=LIMIT_MAX_S, max_open=
     "-P",
     "--pool",
     metavar="POOL",
-    default=pools.DEFAULT,
-    show_default=True,
-    help="How tasks run: prefork, threads, solo, asyncio, gevent, eventlet, or that of a plug-in.",
+    allow_from_autoenv=False,  # as MESH_WORKER_CONCURRENCY
+    help="How tasks run: prefork, threads, solo, asyncio, gevent, eventlet, or that of a plug-in [default: the app's "
+    "worker_pool].",
 )
 @click.option(
     "--preload/--no-preload",
@@ -108,12 +118,14 @@ LIMIT: Final = click.FloatRange(min=0, min_open=True, max=LIMIT_MAX_S, max_open=
     "--max-tasks-per-child",
     metavar="N",
     type=click.IntRange(min=1),
+    allow_from_autoenv=False,
     help="Replace a slot's process after N tasks [default: the app's worker_max_tasks_per_child, else never].",
 )
 @click.option(
     "--max-memory-per-child",
     metavar="KIB",
     type=click.IntRange(min=1),
+    allow_from_autoenv=False,
     help="Replace a slot's process once it has more resident memory, KiB [default: the app's, else never].",
 )
 @click.option(
@@ -138,7 +150,7 @@ def command(
     *,
     hostname: str,
     concurrency: int | None,
-    pool: str,
+    pool: str | None,
     preload: bool,
     max_tasks_per_child: int | None,
     max_memory_per_child: int | None,
@@ -170,12 +182,15 @@ def command(
             click.echo(banner(hostname, info, with_tasks=logs.level_number(loglevel) <= logs.LEVELS["INFO"]))
 
     said = {
+        "pool": pool,
+        "concurrency": concurrency,
         "time_limit": time_limit,
         "soft_time_limit": soft_time_limit,
         "max_tasks_per_child": max_tasks_per_child,
         "max_memory_per_child": max_memory_per_child,
     }
     load, maker = _loader(state, include, said), Slots()
+    pool = pool or state.conf_before_the_app()["worker_pool"]
     become_what_was_ordered(HostPlan(load, pool, maker))
     options = NodeOptions(
         name=hostname,
@@ -217,6 +232,8 @@ def _loader(state: State, include: tuple[str, ...], said: dict[str, Any]) -> Cal
             "tasks": sorted(app.tasks),
             "queue": settings.task_default_queue,
             "concurrency": settings.worker_concurrency,
+            "pool": said["pool"] or settings.worker_pool,
+            "given": _given(said, settings),
             "broker_url": settings.broker_url,
             "router_settings": router_settings(settings),
             "limits": [
@@ -232,6 +249,18 @@ def _loader(state: State, include: tuple[str, ...], said: dict[str, Any]) -> Cal
         return LoadedApp(app.tasks, info)
 
     return load
+
+
+def _given(said: dict[str, Any], settings: Settings) -> dict[str, pools.Given]:
+    """What a pool may not be able to do, and is asked for: by options, else by settings."""
+    given: dict[str, pools.Given] = {}
+    for option, setting in pools.SETTINGS.items():
+        value = said.get(option.lstrip("-").replace("-", "_"))
+        if value is not None:
+            given[option] = (value, None)
+        elif (value := getattr(settings, setting)) is not None:
+            given[option] = (value, setting)
+    return given
 
 
 def _load_app(state: State, include: tuple[str, ...]) -> Mesh:

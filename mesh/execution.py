@@ -55,7 +55,7 @@ class Execution:
         interruption: Interruption | None = None,
         loop: Loop | None = None,
     ) -> None:
-        """`limits` are those of calls and tasks that say nothing themselves; `loop` runs coroutines, where there is one."""
+        """`limits` are those of calls and tasks that say nothing themselves; `loop` is for coroutines."""
         self._registry = registry
         self._hostname = hostname
         #: Called with (task name, task id, exception, whether the task lists it in `throws`).

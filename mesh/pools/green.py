@@ -5,9 +5,8 @@ The standard library is patched before the app is imported, so that whatever wai
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any, Final
 
 from mesh.exceptions import PoolNotAvailable
@@ -37,7 +36,7 @@ class _Green:
         self.patch()
 
     def patch(self) -> None:
-        """Makes what waits let others go on. Raises PoolNotAvailable where the package is missing."""
+        """Makes what waits let others go on."""
         raise NotImplementedError
 
     def serve(self, load: Callable[[], LoadedApp], maker: SlotMaker, channel: Channel) -> None:
@@ -51,11 +50,14 @@ class Gevent(_Green):
     name = "gevent"
 
     def __init__(self) -> None:
+        _need(self.name)
         self.greenlets = _GeventGreenlets()
 
     def patch(self) -> None:
         """As of gevent, all of it."""
-        _needed("gevent.monkey", self.name).patch_all()
+        from gevent import monkey
+
+        monkey.patch_all()
 
 
 class Eventlet(_Green):
@@ -64,19 +66,20 @@ class Eventlet(_Green):
     name = "eventlet"
 
     def __init__(self) -> None:
+        _need(self.name)
         self.greenlets = _EventletGreenlets()
 
     def patch(self) -> None:
         """As of eventlet, all of it."""
-        _needed("eventlet", self.name).monkey_patch()
+        import eventlet
+
+        eventlet.monkey_patch()
 
 
-def _needed(module: str, package: str) -> ModuleType:
-    """The module. Raises PoolNotAvailable where its package is missing."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise PoolNotAvailable(package, f"{error}; install it with: pip install 'mesh-tasks[{package}]'") from None
+def _need(package: str) -> None:
+    """Raises PoolNotAvailable where it is missing. It is not imported: this may be the supervisor."""
+    if importlib.util.find_spec(package) is None:
+        raise PoolNotAvailable(package, f"{package} is not installed; install it: pip install 'mesh-tasks[{package}]'")
 
 
 class _Throwing:
