@@ -58,9 +58,8 @@ def slots(text: str) -> int:
     """A number of slots; pools.AUTO where it says auto."""
     if text == "auto":
         return pools.AUTO
-    if not text.isdecimal() or not int(text):
-        raise click.BadParameter(f"{text!r} is no number of slots: give a whole number from 1, or auto.")
-    return int(text)
+    number: int = click.IntRange(min=1).convert(text, None, None)
+    return number
 
 
 LIMIT: Final = click.FloatRange(min=0, min_open=True, max=LIMIT_MAX_S, max_open=True)
