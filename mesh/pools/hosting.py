@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Mapping
+from os import close as _close  # that of gevent, which comes later, closes when its loop has something to do
 from typing import Any, Final, NamedTuple, Protocol
 
 import msgpack
@@ -188,7 +189,12 @@ class Lifelines:
         for one in list(self._ends) if seat is None else [seat]:
             end = self._ends.pop(one, None)
             if end is not None:
-                os.close(end)
+                close_at_once(end)
+
+
+def close_at_once(fd: int) -> None:
+    """Closes a descriptor that another one's wait may be for, also where greenlets run."""
+    _close(fd)
 
 
 def waits_for_its_turn(lifeline_fd: int) -> bool:

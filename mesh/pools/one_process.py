@@ -13,7 +13,16 @@ import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from mesh.pools.hosting import Channel, HostedSlot, Lifelines, LoadedApp, SlotMaker, SlotOrder, order_of
+from mesh.pools.hosting import (
+    Channel,
+    HostedSlot,
+    Lifelines,
+    LoadedApp,
+    SlotMaker,
+    SlotOrder,
+    close_at_once,
+    order_of,
+)
 
 _WHY: Final = "its slots share one process, which can't be replaced for one of them; use -P prefork"
 #: What no pool can do whose slots share a process.
@@ -82,7 +91,7 @@ class OneProcess:
         finally:
             self._slots.pop(order.seat, None)
             with contextlib.suppress(OSError):  # a task may have closed it
-                os.close(lifeline_fd)
+                close_at_once(lifeline_fd)
             self._lifelines.end(order.seat)
             self._channel.exited(order.seat, os.getpid(), status, _peak_kib())
 

@@ -115,11 +115,11 @@ class Node(Process):
     def __init__(self, host: Host, name: str, argv: list[str], log: Path) -> None:
         super().__init__(argv, host.url, log)
         self.name = name
-        self._host = host
+        self.host = host
 
     def report(self) -> dict[str, Any]:
         """What `mesh status` says of it; empty while the router does not know it."""
-        nodes = self._host.status()["nodes"]
+        nodes = self.host.status()["nodes"]
         return next((node for node in nodes if node["pid"] == self.pid), {})
 
     def slots(self) -> list[int]:
@@ -156,17 +156,17 @@ class Host:
         self,
         name: str = "n1",
         *,
-        slots: int = 2,
+        slots: int | None = 2,
         queues: str | None = None,
         wait: bool = True,
         broker: bool = True,
         options: Sequence[str] = (),
     ) -> Node:
-        """A node; with `wait` its slots have joined when this returns."""
+        """A node; with `wait` its slots have joined when this returns. Without `slots` it says no number."""
         # The option names the directory in the command line, by which the net under the tests finds strays.
         url = ["-b", self.url] if broker else []
-        argv = ["-m", "mesh", "-A", PROJECT, *url, "worker", "-n", f"{name}@here", "-c", str(slots), "-l", "INFO"]
-        argv += options
+        argv = ["-m", "mesh", "-A", PROJECT, *url, "worker", "-n", f"{name}@here", "-l", "INFO", *options]
+        argv += [] if slots is None else ["-c", str(slots)]
         node = Node(self, f"{name}@here", argv + (["-Q", queues] if queues else []), self._log(name))
         self._started.append(node)
         return node.ready() if wait else node
