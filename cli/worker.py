@@ -58,7 +58,7 @@ def slots(text: str) -> int:
     """A number of slots; pools.AUTO where it says auto."""
     if text == "auto":
         return pools.AUTO
-    number: int = click.IntRange(min=1).convert(text, None, None)
+    number: int = click.IntRange(min=1)(text)
     return number
 
 

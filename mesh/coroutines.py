@@ -116,24 +116,29 @@ class SharedLoop:
     """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         #: The thread that runs it; 0 before there is one.
         self.thread = 0
 
     def run(self, coroutine: Interruptible) -> Any:
         """As Loop."""
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            thread = threading.Thread(target=self._loop.run_forever, name="loop", daemon=True)
-            thread.start()
-            self.thread = thread.ident or 0
-        returned, error = asyncio.run_coroutine_threadsafe(_settled(coroutine), self._loop).result()
+        returned, error = asyncio.run_coroutine_threadsafe(_settled(coroutine), self._started()).result()
         if error is None:
             return returned
         try:
             raise error
         finally:
             del error  # as in `apart`
+
+    def _started(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                thread = threading.Thread(target=self._loop.run_forever, name="loop", daemon=True)
+                thread.start()
+                self.thread = thread.ident or 0
+            return self._loop
 
     def close(self) -> None:
         """Nothing: others may use it, to the end of the process."""

@@ -65,7 +65,7 @@ def refuse(pool: Pool, given: Mapping[str, Given]) -> None:
     """Raises OptionRefused where the pool can't do one of the options that were given."""
     for option, (value, setting) in given.items():
         reason = pool.refused.get(option)
-        if reason is None or (option == "--concurrency" and value == pool.concurrency()):
+        if reason is None or (option == "--concurrency" and value in (AUTO, pool.concurrency())):
             continue
         raise OptionRefused(option, setting, pool.name, reason)
 

@@ -186,6 +186,10 @@ class Host:
         assert code_ == 0, script.said
         return script.said
 
+    def adopt(self, process: Process) -> None:
+        """It is ended with what runs here."""
+        self._started.append(process)
+
     def _start(self, argv: list[str], name: str) -> Process:
         process = Process(argv, self.url, self._log(name))
         self._started.append(process)
