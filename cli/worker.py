@@ -71,6 +71,7 @@ LIMIT: Final = click.FloatRange(min=0, min_open=True, max=LIMIT_MAX_S, max_open=
         ("mesh -A proj worker -l INFO", "a node with one slot per CPU"),
         ("mesh -A proj worker -c 4 -Q mail,celery", "four slots, for two queues"),
         ("mesh -A proj worker -n w2", "a second node on this host: w2@HOST"),
+        ("mesh -A proj worker -P asyncio -c 200", "two hundred coroutines at once"),
         ("mesh -A proj -b mesh://lab worker", "a node of another mesh"),
     ),
 )
@@ -161,7 +162,8 @@ def command(
 ) -> int:
     """Run a node: it executes tasks.
 
-    It takes tasks from the queues and runs them in its slots, each a process. A router is started where none runs.
+    It takes tasks from the queues and runs them in its slots: processes, or what --pool says. A router is started where
+    none runs.
 
     Stop it with Ctrl-C or SIGTERM: what runs is finished, what waits goes to other nodes, and the exit code is 0.
     A second Ctrl-C, or SIGQUIT, ends it at once; what ran then is run again elsewhere.
