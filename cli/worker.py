@@ -90,6 +90,7 @@ def _settings(ctx: click.Context, param: click.Parameter, words: tuple[str, ...]
     "--autoscale",
     metavar="MAX,MIN",
     type=slot_range,
+    allow_from_autoenv=False,  # as MESH_WORKER_CONCURRENCY
     help="Have between MIN (0) and MAX slots, as many as there is work for [default: the app's worker_autoscale].",
 )
 @click.option(

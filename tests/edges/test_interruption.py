@@ -16,8 +16,6 @@ from mesh.exceptions import SoftTimeLimitExceeded, TaskInterrupted
 from mesh.interruption import Interruption
 from tests.edges.fake_node import DEADLINE_S
 
-SHARED = {"shared": True}
-
 
 class Cancelled:
     """Whether a run is to end early."""
@@ -142,7 +140,7 @@ def test_what_strikes_as_user_code_ends_is_raised_and_nothing_after_it(
 
 def test_a_signal_may_come_while_the_lock_is_held(cancelled: Cancelled) -> None:
     # Given a slot in the main thread of a shared process, whose signal handler strikes
-    interruption = Interruption(cancelled, **SHARED)
+    interruption = Interruption(cancelled, shared=True)
     before = signal.signal(signal.SIGUSR1, lambda number, frame: interruption.strike())
     try:
         # When signals come at any moment, also as tasks begin and end
@@ -207,7 +205,7 @@ class Worker:
 @pytest.mark.parametrize("cancels", [False, True], ids=["soft limit", "early end"])
 def test_another_thread_is_interrupted_where_it_runs(cancelled: Cancelled, cancels: bool) -> None:
     # Given a task in another thread
-    worker = Worker(Interruption(cancelled, **SHARED))
+    worker = Worker(Interruption(cancelled, shared=True))
 
     # When it is struck before anything is due, and after, several times
     worker.interruption.strike()
@@ -226,7 +224,7 @@ def test_another_thread_is_interrupted_where_it_runs(cancelled: Cancelled, cance
 def test_nothing_is_raised_in_another_thread_once_it_has_left_user_code(cancelled: Cancelled) -> None:
     # Given threads that end their tasks at the moment in which they are struck
     for _ in range(200):
-        worker = Worker(Interruption(cancelled, **SHARED))
+        worker = Worker(Interruption(cancelled, shared=True))
         is_over(worker.interruption)
         worker.ends.set()
         worker.interruption.strike()
@@ -350,7 +348,7 @@ def test_a_coroutine_that_is_never_begun_is_no_warning(loop: EventLoop) -> None:
 @pytest.mark.parametrize("cancels", [False, True], ids=["soft limit", "early end"])
 def test_a_strike_reaches_the_coroutine_that_runs(loop: EventLoop, cancelled: Cancelled, cancels: bool) -> None:
     # Given a coroutine in this thread, as a slot runs it
-    interruption = Interruption(cancelled, **SHARED)
+    interruption = Interruption(cancelled, shared=True)
     coroutine = Interruptible(asyncio.sleep(3600))
     interruption.enter(coroutine)
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -42,10 +43,10 @@ class Bench(NamedTuple):
         eventually(lambda: list(self.tmp_path.glob("begun.*")))
         return held, gate.touch
 
-    def running(self) -> set[str]:
-        """The ids of what runs."""
+    def is_running(self, task_id: str) -> bool:
+        """Whether a slot runs this call."""
         active = self.app.control.inspect().active() or {}
-        return {row["id"] for rows in active.values() for row in rows}
+        return task_id in {row["id"] for rows in active.values() for row in rows}
 
     def run_beside(self, limited: Callable[[], Any]) -> None:
         """A task is killed for its limit. What ran beside it is left alone, or runs again: as the cell says."""
@@ -143,7 +144,7 @@ def terminates(bench: Bench) -> None:
     held, end = bench.hold() if slots_of(bench.pool) > 1 else (None, lambda: None)
     for signal_name in ("SIGTERM", "SIGKILL"):
         running = tasks.nap.delay(3600)
-        eventually(lambda running=running: running.id in bench.running())
+        eventually(partial(bench.is_running, running.id))
         assert running.revoke(terminate=True, signal=signal_name, timeout=DEADLINE_S) == "terminated"
         with pytest.raises(TaskRevokedError):
             running.get(DEADLINE_S)
