@@ -38,13 +38,13 @@ def is_over(interruption: Interruption) -> None:
 
 # --- in its own thread ---------------------------------------------------------------------------
 
-KINDS = pytest.mark.parametrize("shared", [{}, SHARED], ids=["alone", "in a shared process"])
+KINDS = pytest.mark.parametrize("shared", [False, True], ids=["alone", "in a shared process"])
 
 
 @KINDS
-def test_what_is_due_is_raised_in_user_code_once(cancelled: Cancelled, shared: dict[str, bool]) -> None:
+def test_what_is_due_is_raised_in_user_code_once(cancelled: Cancelled, shared: bool) -> None:
     # Given user code whose soft limit is over, and which is to end early
-    interruption = Interruption(cancelled, **shared)
+    interruption = Interruption(cancelled, shared=shared)
     interruption.enter()
     interruption.strike()
     is_over(interruption)
@@ -61,10 +61,8 @@ def test_what_is_due_is_raised_in_user_code_once(cancelled: Cancelled, shared: d
 
 
 @KINDS
-def test_nothing_is_raised_before_user_code_begins_nor_after_it_has_ended(
-    cancelled: Cancelled, shared: dict[str, bool]
-) -> None:
-    interruption = Interruption(cancelled, **shared)
+def test_nothing_is_raised_before_user_code_begins_nor_after_it_has_ended(cancelled: Cancelled, shared: bool) -> None:
+    interruption = Interruption(cancelled, shared=shared)
     is_over(interruption)
     interruption.strike()
     interruption.soft_deadline_mono_s = math.inf
@@ -79,9 +77,9 @@ def test_nothing_is_raised_before_user_code_begins_nor_after_it_has_ended(
 @KINDS
 @pytest.mark.parametrize("strikes_first", [True, False])
 def test_a_soft_limit_that_is_over_too_early_is_raised_as_user_code_begins(
-    cancelled: Cancelled, shared: dict[str, bool], strikes_first: bool
+    cancelled: Cancelled, shared: bool, strikes_first: bool
 ) -> None:
-    interruption = Interruption(cancelled, **shared)
+    interruption = Interruption(cancelled, shared=shared)
     is_over(interruption)
     if strikes_first:
         interruption.strike()
@@ -92,11 +90,9 @@ def test_a_soft_limit_that_is_over_too_early_is_raised_as_user_code_begins(
 
 
 @KINDS
-def test_an_end_that_was_asked_for_too_early_is_raised_as_user_code_begins(
-    cancelled: Cancelled, shared: dict[str, bool]
-) -> None:
+def test_an_end_that_was_asked_for_too_early_is_raised_as_user_code_begins(cancelled: Cancelled, shared: bool) -> None:
     # Given a run that is to end early, of which its slot hears while it still decodes the arguments
-    interruption = Interruption(cancelled, **shared)
+    interruption = Interruption(cancelled, shared=shared)
     cancelled.is_set = True
     interruption.strike()
 
@@ -122,11 +118,9 @@ class StruckAsItLeaves(Interruption):
 
 
 @KINDS
-def test_what_strikes_as_user_code_ends_is_raised_and_nothing_after_it(
-    cancelled: Cancelled, shared: dict[str, bool]
-) -> None:
+def test_what_strikes_as_user_code_ends_is_raised_and_nothing_after_it(cancelled: Cancelled, shared: bool) -> None:
     # Given user code that ends, when a signal comes in the middle of that
-    interruption = StruckAsItLeaves(cancelled, **shared)
+    interruption = StruckAsItLeaves(cancelled, shared=shared)
     interruption.enter()
     is_over(interruption)
     with pytest.raises(SoftTimeLimitExceeded):
