@@ -204,32 +204,14 @@ def _loader(state: State, include: tuple[str, ...], said: dict[str, Any]) -> Cal
     """What imports the app. It runs in the host. What the command line has `said` goes before what the app says."""
 
     def load() -> LoadedApp:
-        from mesh.pools.hosting import LoadedApp
+        from mesh import loading
 
         try:
             app = _load_app(state, include)
         except MeshError as error:
             errors.trim(error)
             raise
-        settings = app.settings
-        info = {
-            "app": state.target or app.main or "__main__",
-            "tasks": sorted(app.tasks),
-            "queue": settings.task_default_queue,
-            "concurrency": settings.worker_concurrency,
-            "broker_url": settings.broker_url,
-            "router_settings": router_settings(settings),
-            "limits": [
-                said["time_limit"] or settings.task_time_limit or 0.0,
-                said["soft_time_limit"] or settings.task_soft_time_limit or 0.0,
-            ],
-            "max_tasks_per_child": said["max_tasks_per_child"] or settings.worker_max_tasks_per_child,
-            "max_memory_per_child": said["max_memory_per_child"] or settings.worker_max_memory_per_child,
-            "max_blocked": settings.worker_max_blocked,
-            "soft_shutdown_s": settings.worker_soft_shutdown_timeout,
-            "shutdown_s": settings.worker_shutdown_timeout,
-        }
-        return LoadedApp(app.tasks, info)
+        return loading.described(app, state.target or app.main or "__main__", said)
 
     return load
 

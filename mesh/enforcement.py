@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import signal
 import time
 
 from mesh.core.limits import Interrupt, Kill, LimitedRun, LimitWatch, RunLimits, Verdict
 from mesh.core.supervision import Supervision
 from mesh.ids import to_text
-from mesh.slot_page import NEVER, SETTLE_S, Running, SlotPage
-from mesh.workforce import Workforce, kill
+from mesh.slot_page import NEVER, SETTLE_S, SlotPage
+from mesh.workforce import Workforce
 
 logger = logging.getLogger(__name__)
 
@@ -20,16 +19,17 @@ class Enforcement:
     that has ended whether it was killed for a limit.
     """
 
-    def __init__(self, page: SlotPage, supervision: Supervision) -> None:
+    def __init__(self, page: SlotPage, supervision: Supervision, *, apart: bool) -> None:
+        """`apart` as in `LimitWatch`."""
         self._page = page
         self._supervision = supervision
-        self._limit_watch = LimitWatch()
+        self._limit_watch = LimitWatch(apart=apart)
         #: What runs is killed without a reason of its own.
         self.is_off = False
 
-    def verdict(self, pid: int, killed: bool) -> Verdict | None:
+    def verdict(self, pid: int, killed: bool, seat: int | None) -> Verdict | None:
         """As `LimitWatch.ended`."""
-        return self._limit_watch.ended(pid, killed=killed, still_runs=self._still_runs)
+        return self._limit_watch.ended(pid, killed=killed, still_runs=self._still_runs, slot=seat)
 
     def _still_runs(self, seat: int, lease: int) -> bool:
         running = self._page.running(seat)
@@ -66,30 +66,26 @@ class Enforcement:
         return runs
 
     def _enforce(self, effect: Interrupt | Kill, workforce: Workforce) -> None:
-        run, kills = effect.run, isinstance(effect, Kill)
-        running = self._held_fast(run) if kills else self._page.running(run.slot)
-        if running is None or running.lease != run.lease:
-            if kills:
-                self._limit_watch.spared(run.pid)
-                kill(run.pid, signal.SIGCONT)
+        run = effect.run
+        if isinstance(effect, Interrupt):
+            if self._still_runs(run.slot, run.lease):
+                self._log(run, logging.WARNING, "soft time limit", run.limits.soft_s)
+                workforce.interrupt(run.slot)
+        elif workforce.kill_run(run.slot, lambda: self._still_runs(run.slot, run.lease)):
+            self._log(run, logging.ERROR, "time limit", run.limits.hard_s)
+        else:
+            self._limit_watch.spared(run)
+
+    def _log(self, run: LimitedRun, level: int, what: str, limit_s: float) -> None:
+        running = self._page.running(run.slot)
+        if running is None:
             return
-        limit_s, what = (run.limits.hard_s, "time limit") if kills else (run.limits.soft_s, "soft time limit")
         logger.log(
-            logging.ERROR if kills else logging.WARNING,
+            level,
             "task %s[%s] has reached its %s of %g s",
             *(running.name, to_text(running.task_id), what, limit_s),
             extra={"action": "time_limit", "task": to_text(running.task_id)},
         )
-        if kills:
-            kill(run.pid, signal.SIGKILL)
-        else:
-            workforce.interrupt(run.slot)
-
-    def _held_fast(self, run: LimitedRun) -> Running | None:
-        """Stops the process, so that the kill hits this run and not the next one. What its slot runs."""
-        kill(run.pid, signal.SIGSTOP)
-        time.sleep(SETTLE_S)
-        return self._page.running(run.slot)
 
     def cancel_all(self, workforce: Workforce) -> None:
         """Whatever runs is told to end early."""
@@ -99,8 +95,7 @@ class Enforcement:
                 self._page.cancel(seat, running.lease)
                 workforce.interrupt(seat)
 
-    def kill_all(self) -> None:
+    def kill_all(self, workforce: Workforce) -> None:
         """Whatever runs is killed."""
         self.is_off = True
-        for pid in {pid for pid, _ in self._supervision.living.values()}:
-            kill(pid, signal.SIGKILL)
+        workforce.kill_all()

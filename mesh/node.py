@@ -19,7 +19,7 @@ from mesh.core.supervision import Supervision
 from mesh.enforcement import Enforcement
 from mesh.exceptions import MeshError, RouterUnreachable
 from mesh.messages import Role
-from mesh.pools.hosting import LoadedApp, Pool, SlotMaker, SlotOrder
+from mesh.pools.hosting import Host, LoadedApp, Pool, SlotMaker, SlotOrder
 from mesh.slot_page import SETTLE_S, SlotPage
 from mesh.template import HostPlan, SharedFiles, Template
 from mesh.workforce import ALL_LEASES, Employment, Workforce, warn_of_obstacle
@@ -48,6 +48,8 @@ class NodeOptions(NamedTuple):
     preload: bool = True
     connect_s: float = 5.0  #: how long to wait for a router at the start
     argv: Sequence[str] | None = None  #: starts this program anew
+    another_host: Callable[[], Host] | None = None  #: in place of `argv`: starts a host with new code
+    number: int = 0  #: tells it from other nodes of this process
     on_loaded: Callable[[dict[str, Any]], None] = lambda info: (
         None
     )  #: gets the app's info plus "queues", "concurrency", "directory", "mesh"
@@ -71,7 +73,7 @@ class Node:
         self,
         options: NodeOptions,
         pool: Pool,
-        host: Template,
+        host: Host,
         files: SharedFiles,
         info: dict[str, Any],
         place: locate.Place,
@@ -95,11 +97,14 @@ class Node:
         size: int = info["concurrency"]
         blocked_max: int = info.get("max_blocked", 0) if pool.stands_in else NO_STAND_INS
         seats = 2 * size + max(0, blocked_max) + SPARE_SEATS
-        self._page = _make_page(locate.pages_path(place.directory, os.getpid()), seats)
-        self._supervision = Supervision(size, blocked_max=max(0, blocked_max), seats=seats)
-        self._enforcement = Enforcement(self._page, self._supervision)
+        self._page = _make_page(locate.pages_path(place.directory, os.getpid(), options.number), seats)
+        self._supervision = Supervision(size, blocked_max=max(0, blocked_max), seats=seats, in_turn=not pool.forks)
+        apart = pool.forks or host.kills_one
+        self._enforcement = Enforcement(self._page, self._supervision, apart=apart)
         self._workforce = Workforce(
-            Employment(self._order(pool, blocked_max), pool.forks, options.preload, options.argv, self._renewed),
+            Employment(
+                self._order(pool, blocked_max), apart, options.preload, _another_host(options, files), self._renewed
+            ),
             self._supervision,
             self._page,
             host,
@@ -120,7 +125,7 @@ class Node:
         self._link = self._dial()
         self._commands: Final[dict[str, Callable[[], Any]]] = {
             "ping": lambda: {"ok": "pong"},
-            "active": self._active,
+            "active": self.active,
             "registered": lambda: self._info["tasks"],
         }
 
@@ -145,7 +150,7 @@ class Node:
 
     def _renewed(self, info: dict[str, Any], order: SlotOrder) -> SlotOrder:
         """The app was loaded again: its tasks, queues and limits may be others."""
-        _complete(info, self._options, self._info["concurrency"])
+        complete(info, self._options, self._info["concurrency"])
         self._info = {**self._info, **info}
         return order._replace(queues=tuple(info["queues"]), limits=tuple(info.get("limits", (0.0, 0.0))))
 
@@ -249,7 +254,7 @@ class Node:
             self._enforcement.is_off = True
             self._enforcement.cancel_all(self._workforce)
         elif stage is Stage.KILLED:
-            self._enforcement.kill_all()
+            self._enforcement.kill_all(self._workforce)
 
     # --- the router ------------------------------------------------------------------------------
 
@@ -356,9 +361,10 @@ class Node:
             return
         self._link.send(messages.Reply(request.number, True, command()))
 
-    def _active(self) -> list[dict[str, Any]]:
+    def active(self) -> list[dict[str, Any]]:
+        """What its slots run, from the slot page. Any thread, until `close`."""
         rows = []
-        for slot in self._supervision.living:
+        for slot in list(self._supervision.living):
             running = self._page.running(slot)
             if running is not None:
                 rows.append(
@@ -409,7 +415,7 @@ def run_node(options: NodeOptions, maker: SlotMaker) -> int:
     try:
         place = options.place or locate.locate(info.get("broker_url"))
         locate.ensure_router(place, info.get("router_settings"))
-        _complete(info, options, pool.concurrency())
+        complete(info, options, pool.concurrency())
         node = Node(options, pool, host, files, info, place)
         node.heed_signals()
         options.on_loaded({**info, "mesh": place.mesh, "directory": place.directory, "pool": pool.name})
@@ -424,7 +430,15 @@ def run_node(options: NodeOptions, maker: SlotMaker) -> int:
             os.close(fd)
 
 
-def _complete(info: dict[str, Any], options: NodeOptions, concurrency: int) -> None:
+def _another_host(options: NodeOptions, files: SharedFiles) -> Callable[[bool], Host] | None:
+    """As `Employment.another_host`."""
+    another, argv = options.another_host, options.argv
+    if another is not None:
+        return lambda preload: another()
+    return None if argv is None else lambda preload: Template.execute(argv, files, preload=preload)
+
+
+def complete(info: dict[str, Any], options: NodeOptions, concurrency: int) -> None:
     """What the command line says goes before what the app says."""
     info["queues"] = list(options.queues or (info["queue"],))
     info["concurrency"] = options.concurrency or info.get("concurrency") or concurrency

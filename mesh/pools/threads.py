@@ -96,11 +96,15 @@ class ThreadHost:
         except BaseException:
             traceback.print_exc()
         finally:
-            self._slots.pop(order.seat, None)
             with contextlib.suppress(OSError):  # a task may have closed it
                 os.close(lifeline_fd)
-            self._lifelines.end(order.seat)
-            self._channel.exited(order.seat, os.getpid(), status, peak_kib())
+            self.ended(order.seat, status)
+
+    def ended(self, seat: int, status: int) -> None:
+        """Tells of the end of a slot, and forgets it."""
+        self._slots.pop(seat, None)
+        self._lifelines.end(seat)
+        self._channel.exited(seat, os.getpid(), status, peak_kib())
 
     def interrupt(self, seat: int) -> None:
         """Raises in the task of this slot what is due."""
