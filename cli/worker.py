@@ -15,7 +15,7 @@ import click
 from mesh import locate, logs, pools
 from mesh.exceptions import MeshError
 from mesh.messages import LIMIT_MAX_S
-from mesh.settings import QUEUE_NAME_RULE, is_queue_name, router_settings
+from mesh.settings import QUEUE_NAME_RULE, is_queue_name
 from mesh.version import VERSION
 
 from . import errors, exit_codes

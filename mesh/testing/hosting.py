@@ -1,7 +1,7 @@
-"""Slots as threads of the supervisor's own process, which can't be killed: a slot that is killed is left alone instead.
+"""Slots as threads of their supervisor's process, which can't be killed: one that is killed is left alone instead.
 
-For everybody else it has ended then: its sockets are closed, its page and its seat are its successor's, and what its run
-returns is nobody's. Its thread ends with the task, in which `TaskInterrupted` is raised.
+For everybody else it has ended then: its sockets are closed, its page and its seat are its successor's, and what its
+run returns is nobody's. Its thread ends with the task, in which `TaskInterrupted` is raised.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class Worker:
     """A node and its slots. 1. Starts them. 2. Has them take up what is new in the app. 3. Ends them in time."""
 
     def __init__(self, app: Mesh, mesh: LocalMesh, name: str | None, said: dict[str, Any]) -> None:
-        """`said` are `concurrency`, `queues`, `time_limit` and `soft_time_limit`, where they are not as the app says."""
+        """`said`: `concurrency`, `queues`, `time_limit` and `soft_time_limit`, where they are not as the app says."""
         number = next(mesh.numbers)
         #: As in answers to `inspect`.
         self.hostname = name or f"test{number or ''}@{os.uname().nodename}"
@@ -76,6 +76,8 @@ class Worker:
         self._thread = threading.Thread(target=self._supervise, name="mesh node", daemon=True)
 
     def _load(self) -> LoadedApp:
+        for module in (*self._app.conf.include, *self._app.conf.imports):
+            loading.load_module(module)
         app = loading.described(self._app, self._app.main or "__main__", self._said)
         # How long an end takes is said by who starts it.
         app.info.update(soft_shutdown_s=0.0, shutdown_s=None)
@@ -205,6 +207,7 @@ def start_worker(
     the app's client before the block begins.
 
     Raises:
+        TaskModuleNotFound: a module of the settings `include` and `imports` is not there, or fails as it is imported.
         WorkerStillRuns: at the end, where tasks ran on for `shutdown_timeout` seconds. Where the block has raised, that
             error gets it as a note.
     """
