@@ -176,6 +176,6 @@ class InProcessHost(HostLine):
             self.closed.set()
         return 0, peak_kib()
 
-    def left_running(self) -> dict[threading.Thread, str]:
-        """{thread: its task} of slots that were killed in tasks which have not heard of it yet."""
-        return {thread: what for thread, what in self._slots.left_alone.items() if thread.is_alive()}
+    def left_running(self) -> list[str]:
+        """The tasks of slots that were killed, which have not heard of it yet."""
+        return [what for thread, what in self._slots.left_alone.items() if thread.is_alive()]

@@ -168,12 +168,13 @@ class Worker:
 
     def _await_threads(self, timeout: float) -> list[str]:
         """Waits for the threads of slots that were killed. What goes on in spite of it."""
+        if self._left_running():
+            self._app.close()  # a task that waits for a result hears of nothing else
+            _awaited(lambda: not self._left_running(), timeout)
+        return self._left_running()
 
-        def left() -> list[str]:
-            return [what for host in self._hosts for what in host.left_running().values()]
-
-        _awaited(lambda: not left(), timeout)
-        return left()
+    def _left_running(self) -> list[str]:
+        return [what for host in self._hosts for what in host.left_running()]
 
 
 def _awaited(look: Callable[[], T], timeout_s: float) -> T:

@@ -235,6 +235,18 @@ def test_a_task_that_hears_nothing_is_given_up_at_its_time_limit(app, gate):
     assert "deaf" not in str(threading.enumerate())
 
 
+def test_a_task_that_waits_for_a_result_is_given_up_at_its_time_limit(app):
+    # Given a task that waits for one that nobody runs
+    inner = app.task(name="inner")(lambda: 1)
+    outer = app.task(name="outer")(lambda: inner.apply_async(queue="nobody's").get(PATIENCE_S))
+    begun_mono_s = time.monotonic()
+
+    # When it reaches its limit, then its caller hears of it, and it does not keep the worker from ending
+    with start_worker(app), pytest.raises(exceptions.TimeLimitExceeded):
+        outer.apply_async(time_limit=0.05).get(PATIENCE_S)
+    assert time.monotonic() - begun_mono_s < PATIENCE_S / 2
+
+
 def test_tasks_of_all_slots_are_ended_at_their_time_limits(app):
     task = registered(app, spin)
     with start_worker(app, concurrency=3):
