@@ -84,7 +84,8 @@ def start_router(app: Mesh) -> Iterator[LocalMesh]:
     app.close()
     mesh = LocalMesh(app.settings)
     try:
-        with app.conf.overridden({"broker_url": mesh.url, "task_always_eager": False}, SOURCE):
+        said = {"broker_url": mesh.url, **({"task_always_eager": False} if app.settings.task_always_eager else {})}
+        with app.conf.overridden(said, SOURCE):
             _meshes[app] = mesh
             try:
                 yield mesh
