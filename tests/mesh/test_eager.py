@@ -18,7 +18,7 @@ from mesh import EagerResult, Mesh, exceptions
 from tests.mesh.proj import tasks
 from tests.mesh.running import DEADLINE_S, eventually
 
-pytestmark = pytest.mark.usefixtures("both_apps")
+pytestmark = pytest.mark.usefixtures("shared_host", "both_apps")
 
 #: What tells a node from the process that runs calls itself.
 PLACE = re.compile(r"\b(n1|eager)@[\w.-]+")
