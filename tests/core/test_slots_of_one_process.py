@@ -57,7 +57,7 @@ def test_a_seat_is_not_taken_again_before_the_others(checked):
     assert ordered(supervision.tick(0.0)) == [0]
 
     # When slots end one after the other
-    seats = []
+    seats: list[int] = []
     for at_s in (10.0, 20.0, 30.0):
         seat = seats[-1] if seats else 0
         supervision.spawned(seat, PID, at_s)
