@@ -149,6 +149,17 @@ CASES: tuple[Case, ...] = (
         started=False,
     ),
     Case(
+        "kit",
+        "a node for a test",
+        (Entrant("mesh", "mesh", "kit"), Entrant("node process", "mesh", "node")),
+        (
+            Metric("time", "ms", "start, one call and end; of the process: start", Budget(_MOST, 0.5, "node process")),
+            Metric("first", "ms", "the first one, with what is imported for it"),
+        ),
+        alone=True,
+        started=False,
+    ),
+    Case(
         "idle",
         "idle",
         _all("idle", "mesh", "pool"),

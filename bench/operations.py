@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any, TypeAlias
 
 from bench.figures import percentile
@@ -75,6 +76,17 @@ def echo(system: protocol.Caller, sizes: Sizes, scratch: Path) -> Figures:
 def cold(system: protocol.ColdStarter, sizes: Sizes, scratch: Path) -> Figures:
     """From nothing running to the first result, s."""
     return {"time": system.cold_start()}
+
+
+def kit(system: protocol.Tested, sizes: Sizes, scratch: Path) -> Figures:
+    """A router and a node in this process, from nothing to nothing, with one call: the first, and the median, ms."""
+    first_s, *took_s = [_seconds(system.in_process) for _ in range(1 + sizes.kit_workers)]
+    return {"time": median(took_s) * 1e3, "first": first_s * 1e3}
+
+
+def node(system: protocol.Tested, sizes: Sizes, scratch: Path) -> Figures:
+    """A node process, and the router that it starts, from nothing until it is ready, ms."""
+    return {"time": system.node_process() * 1e3}
 
 
 def idle(system: protocol.System, sizes: Sizes, scratch: Path) -> Figures:
@@ -162,7 +174,7 @@ OPERATIONS: dict[str, Callable[[Any, Sizes, Path], Figures]] = {
     operation.__name__: operation
     for operation in (
         *(sequential, loop, batch, submit, forget, gather),
-        *(echo, cold, idle, memory, soak, fairness),
+        *(echo, cold, kit, node, idle, memory, soak, fairness),
     )
 }
 

@@ -30,6 +30,8 @@ class Sizes:
     #: How long the idle mesh is left alone before it is watched, and for how long it is watched.
     idle_settle_s: float = 2.0
     idle_watch_s: float = 5.0
+    #: Nodes that are started one after the other inside the driver, after a first one.
+    kit_workers: int = 20
     queued_tasks: int = 200_000
     #: In the first half the tables of outcomes reach the size that they keep.
     soak_tasks: int = 4_000_000
@@ -52,6 +54,7 @@ QUICK = Sizes(
     echo_bytes=1 << 16,
     idle_settle_s=0.2,
     idle_watch_s=0.5,
+    kit_workers=3,
     queued_tasks=2_000,
     soak_tasks=5_000,
     long_nap_s=0.3,

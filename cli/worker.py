@@ -14,7 +14,6 @@ import click
 from mesh import locate, logs, pools
 from mesh.exceptions import InvalidCall, MeshError
 from mesh.messages import LIMIT_MAX_S
-from mesh.settings import Settings, router_settings
 
 from . import errors, exit_codes, inline_settings
 from .banner import banner
@@ -28,6 +27,7 @@ from .state import State
 if TYPE_CHECKING:
     from mesh.app import Mesh
     from mesh.pools.hosting import LoadedApp
+    from mesh.settings import Settings
 
 LIMIT: Final = click.FloatRange(min=0, min_open=True, max=LIMIT_MAX_S, max_open=True)
 
@@ -217,39 +217,17 @@ def _loader(state: State, choice: Choice) -> Callable[[], LoadedApp]:
     """What imports the app. It runs in the host. What the command line says goes before what the app says."""
 
     def load() -> LoadedApp:
-        from mesh.pools.hosting import LoadedApp
+        from mesh import loading
 
         try:
             app = _load_app(state, choice)
         except MeshError as error:
             errors.trim(error)
             raise
-        settings = app.settings
-        if choice.queues is None and settings.task_default_queue in choice.exclude_queues:
-            raise InvalidCall("exclude_queues", settings.task_default_queue, "--queues too: it was the only queue")
-        info = {
-            "app": state.target or app.main or "__main__",
-            "tasks": sorted(app.tasks),
-            "queue": settings.task_default_queue,
-            "concurrency": settings.worker_concurrency,
-            "pool": choice.pool or settings.worker_pool,
-            "given": _given(choice, settings),
-            "broker_url": settings.broker_url,
-            "router_settings": router_settings(settings),
-            "limits": [
-                choice.time_limit or settings.task_time_limit or 0.0,
-                choice.soft_time_limit or settings.task_soft_time_limit or 0.0,
-            ],
-            "max_tasks_per_child": choice.max_tasks_per_child or settings.worker_max_tasks_per_child,
-            "max_memory_per_child": choice.max_memory_per_child or settings.worker_max_memory_per_child,
-            "max_blocked": settings.worker_max_blocked,
-            "autoscale": choice.autoscale or settings.worker_autoscale,
-            "autoscale_idle_s": settings.worker_autoscale_idle,
-            "soft_shutdown_s": settings.worker_soft_shutdown_timeout,
-            "shutdown_s": settings.worker_shutdown_timeout,
-            "redirect_stdouts": settings.worker_redirect_stdouts and settings.worker_redirect_stdouts_level,
-        }
-        return LoadedApp(app.tasks, info)
+        if choice.queues is None and app.conf.task_default_queue in choice.exclude_queues:
+            raise InvalidCall("exclude_queues", app.conf.task_default_queue, "--queues too: it was the only queue")
+        loaded = loading.described(app, state.target or app.main or "__main__", choice._asdict())
+        return loaded._replace(info={**loaded.info, "given": _given(choice, app.settings)})
 
     return load
 

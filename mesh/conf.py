@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -100,6 +101,19 @@ class Conf:
         if not callable(defaults):
             kept()
         self._replace(self._layers._replace(defaults=(kept, *self._layers.defaults)))
+
+    @contextlib.contextmanager
+    def overridden(self, values: Mapping[str, Any], source: str) -> Iterator[None]:
+        """For the time of a block these go before everything else that is said of them. Raises as `update`."""
+        before = self._layers.command_line
+        found = {name: Found(value, source) for name, value in all_accepted(values).items()}
+        self._replace(self._layers._replace(command_line={**before, **found}))
+        try:
+            yield
+        finally:
+            after = {name: said for name, said in self._layers.command_line.items() if name not in found}
+            kept = {name: before[name] for name in found if name in before}
+            self._replace(self._layers._replace(command_line={**after, **kept}))
 
     def mark_in_use(self, in_use: bool) -> None:
         """Whether a client works with the fixed settings at present. For the app."""

@@ -12,8 +12,8 @@ from mesh.core.shutdown import GRACE_S
 from mesh.core.supervision import Supervision
 from mesh.ids import to_text
 from mesh.messages import Terminate
-from mesh.slot_page import NEVER, SETTLE_S, Running, SlotPage
-from mesh.workforce import Workforce, kill
+from mesh.slot_page import NEVER, SETTLE_S, SlotPage
+from mesh.workforce import Workforce
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +34,11 @@ class Enforcement:
     that has ended whether it was killed for a limit.
     """
 
-    def __init__(self, page: SlotPage, supervision: Supervision) -> None:
+    def __init__(self, page: SlotPage, supervision: Supervision, *, apart: bool) -> None:
+        """`apart` as in `LimitWatch`."""
         self._page = page
         self._supervision = supervision
-        self._limit_watch = LimitWatch()
+        self._limit_watch = LimitWatch(apart=apart)
         #: What runs is killed without a reason of its own.
         self.is_off = False
         #: {seat: run that was told to end}
@@ -45,12 +46,13 @@ class Enforcement:
         #: {pid: seat} of processes that were killed on request, until they are seen to end.
         self._terminated: dict[int, int] = {}
 
-    def verdict(self, pid: int, killed: bool) -> Verdict | None:
-        """As `LimitWatch.ended`; also of a process that was killed on request."""
-        seat = self._terminated.pop(pid, None)
-        if seat is not None:
-            return Verdict("what it ran was terminated", seat, 0.0)
-        return self._limit_watch.ended(pid, killed=killed, still_runs=self._still_runs)
+    def verdict(self, pid: int, killed: bool, seat: int | None) -> Verdict | None:
+        """As `LimitWatch.ended`; also of a process, or a slot, that was killed on request."""
+        terminated = self._terminated.get(pid)
+        if terminated is not None and seat in (None, terminated):
+            del self._terminated[pid]
+            return Verdict("what it ran was terminated", terminated, 0.0)
+        return self._limit_watch.ended(pid, killed=killed, still_runs=self._still_runs, slot=seat)
 
     def _still_runs(self, seat: int, lease: int) -> bool:
         running = self._page.running(seat)
@@ -65,7 +67,7 @@ class Enforcement:
     def look(self, workforce: Workforce, *, rang: bool) -> None:
         """Enforces what is due. A run with a nearer limit than the next look has rung."""
         if self._doomed:
-            self._kill_doomed(time.monotonic())
+            self._kill_doomed(workforce, time.monotonic())
         deadline = self._limit_watch.next_deadline_mono_s()
         if not rang and (deadline is None or time.monotonic() < deadline):
             return
@@ -93,30 +95,26 @@ class Enforcement:
         return runs
 
     def _enforce(self, effect: Interrupt | Kill, workforce: Workforce) -> None:
-        run, kills = effect.run, isinstance(effect, Kill)
-        running = self._held_fast(run) if kills else self._page.running(run.slot)
-        if running is None or running.lease != run.lease:
-            if kills:
-                self._limit_watch.spared(run.pid)
-                kill(run.pid, signal.SIGCONT)
+        run = effect.run
+        if isinstance(effect, Interrupt):
+            if self._still_runs(run.slot, run.lease):
+                self._log(run, logging.WARNING, "soft time limit", run.limits.soft_s)
+                workforce.interrupt(run.slot)
+        elif workforce.kill_run(run.slot, lambda: self._still_runs(run.slot, run.lease)):
+            self._log(run, logging.ERROR, "time limit", run.limits.hard_s)
+        else:
+            self._limit_watch.spared(run)
+
+    def _log(self, run: LimitedRun, level: int, what: str, limit_s: float) -> None:
+        running = self._page.running(run.slot)
+        if running is None:
             return
-        limit_s, what = (run.limits.hard_s, "time limit") if kills else (run.limits.soft_s, "soft time limit")
         logger.log(
-            logging.ERROR if kills else logging.WARNING,
+            level,
             "task %s[%s] has reached its %s of %g s",
             *(running.name, to_text(running.task_id), what, limit_s),
             extra={"action": "time_limit", "task": to_text(running.task_id)},
         )
-        if kills:
-            kill(run.pid, signal.SIGKILL)
-        else:
-            workforce.interrupt(run.slot)
-
-    def _held_fast(self, run: LimitedRun) -> Running | None:
-        """Stops the process, so that the kill hits this run and not the next one. What its slot runs."""
-        kill(run.pid, signal.SIGSTOP)
-        time.sleep(SETTLE_S)
-        return self._page.running(run.slot)
 
     # --- on request ------------------------------------------------------------------------------
 
@@ -131,24 +129,20 @@ class Enforcement:
             workforce.interrupt(seat)
             self._doomed[seat] = Doomed(pid, lease, time.monotonic() + GRACE_S)
         else:
-            self._signal_run(seat, pid, lease, order.signal)
+            self._end_run(workforce, seat, pid, lease, order.signal)
 
-    def _kill_doomed(self, now_mono_s: float) -> None:
+    def _kill_doomed(self, workforce: Workforce, now_mono_s: float) -> None:
         """Whatever was told to end and has not, in the time it had."""
         for seat, doomed in list(self._doomed.items()):
             if doomed.due_mono_s <= now_mono_s:
                 del self._doomed[seat]
                 if self._supervision.pid_of(seat) == doomed.pid:
-                    self._signal_run(seat, doomed.pid, doomed.lease, signal.SIGKILL)
+                    self._end_run(workforce, seat, doomed.pid, doomed.lease, signal.SIGKILL)
 
-    def _signal_run(self, seat: int, pid: int, lease: int, number: int) -> None:
-        """To the process, stopped meanwhile, so that it hits this run and not the next one."""
-        kill(pid, signal.SIGSTOP)
-        time.sleep(SETTLE_S)
-        if self._still_runs(seat, lease):
-            self._terminated[pid] = seat
-            kill(pid, number)
-        kill(pid, signal.SIGCONT)
+    def _end_run(self, workforce: Workforce, seat: int, pid: int, lease: int, number: int) -> None:
+        self._terminated[pid] = seat  # before it can be heard of
+        if not workforce.kill_run(seat, lambda: self._still_runs(seat, lease), number):
+            del self._terminated[pid]
 
     def cancel_all(self, workforce: Workforce) -> None:
         """Whatever runs is told to end early."""
@@ -158,8 +152,7 @@ class Enforcement:
                 self._page.cancel(seat, running.lease)
                 workforce.interrupt(seat)
 
-    def kill_all(self) -> None:
+    def kill_all(self, workforce: Workforce) -> None:
         """Whatever runs is killed."""
         self.is_off = True
-        for pid in {pid for pid, _ in self._supervision.living.values()}:
-            kill(pid, signal.SIGKILL)
+        workforce.kill_all()

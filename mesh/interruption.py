@@ -142,6 +142,22 @@ class Interruption:
                 return
         raise error
 
+    def kill(self) -> bool:
+        """Raises TaskInterrupted in the run, for which nobody waits any more. False where none is in user code.
+
+        From another thread, where there are others.
+        """
+        assert self._lock is not None
+        with self._lock:
+            if not self._in_user_code:
+                return False
+            self.has_struck = True
+            if self._coroutine is not None:
+                self._coroutine.interrupt(TaskInterrupted())
+            else:
+                self._threads.raise_in(self._thread, TaskInterrupted)
+            return True
+
     def _due(self) -> BaseException | None:
         if not self.has_struck and self._is_cancelled():
             self.has_struck = True

@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any, Final
 
 from mesh import celery_names
 from mesh.app import Mesh
 from mesh.exceptions import AppNotFound, TaskModuleNotFound
+from mesh.pools.hosting import LoadedApp
+from mesh.settings import router_settings
 
 #: Under these names an app is looked for, in a module and as submodules, in this order.
 _ATTRIBUTES: Final = ("app", "mesh", "celery")
@@ -54,6 +56,33 @@ def load_tasks(app: Mesh) -> None:
         load_module(name)
     for twin in _twins(app):
         app.tasks.adopt(twin.tasks)
+
+
+def described(app: Mesh, name: str, said: Mapping[str, Any]) -> LoadedApp:
+    """What a node has to know of an app, which is called `name`. What whoever starts the node has `said` goes first."""
+    settings = app.settings
+    info = {
+        "app": name,
+        "tasks": sorted(app.tasks),
+        "queue": settings.task_default_queue,
+        "concurrency": settings.worker_concurrency,
+        "pool": said.get("pool") or settings.worker_pool,
+        "broker_url": settings.broker_url,
+        "router_settings": router_settings(settings),
+        "limits": [
+            said.get("time_limit") or settings.task_time_limit or 0.0,
+            said.get("soft_time_limit") or settings.task_soft_time_limit or 0.0,
+        ],
+        "max_tasks_per_child": said.get("max_tasks_per_child") or settings.worker_max_tasks_per_child,
+        "max_memory_per_child": said.get("max_memory_per_child") or settings.worker_max_memory_per_child,
+        "max_blocked": settings.worker_max_blocked,
+        "autoscale": said.get("autoscale") or settings.worker_autoscale,
+        "autoscale_idle_s": settings.worker_autoscale_idle,
+        "soft_shutdown_s": settings.worker_soft_shutdown_timeout,
+        "shutdown_s": settings.worker_shutdown_timeout,
+        "redirect_stdouts": settings.worker_redirect_stdouts and settings.worker_redirect_stdouts_level,
+    }
+    return LoadedApp(app.tasks, info)
 
 
 def load_module(name: str) -> ModuleType:

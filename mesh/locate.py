@@ -41,7 +41,7 @@ _NAME_RULE: Final = (
 #: sockaddr_un holds 108 bytes with the final zero.
 _SOCKET_PATH_BYTES_MAX: Final = 107
 _LONGEST_SOCKET_NAME: Final = "c-000000000.sock"
-_PAGE: Final = re.compile(r"n-([0-9]+)\.page")
+_PAGE: Final = re.compile(r"n-([0-9]+)(?:-[0-9]+)?\.page")
 _REPLY_SOCKET: Final = re.compile(r"c-[0-9a-f]+\.sock")
 #: A reply socket younger than this may be about to be listened on.
 _YOUNG_S: Final = 10.0
@@ -93,9 +93,9 @@ def reply_path(directory: str, incarnation: int) -> str:
     return f"{directory}/c-{incarnation:09x}.sock"
 
 
-def pages_path(directory: str, pid: int) -> str:
-    """The slot page of the node with this supervisor."""
-    return f"{directory}/n-{pid}.page"
+def pages_path(directory: str, pid: int, number: int = 0) -> str:
+    """The slot page of the node with this supervisor; `number` tells nodes of one process apart."""
+    return f"{directory}/n-{pid}-{number}.page" if number else f"{directory}/n-{pid}.page"
 
 
 def is_page(directory: str, path: str) -> bool:

@@ -20,7 +20,7 @@ from mesh.core.supervision import Supervision
 from mesh.enforcement import Enforcement
 from mesh.exceptions import MeshError, RouterUnreachable
 from mesh.messages import Role
-from mesh.pools.hosting import LoadedApp, Pool, SlotMaker, SlotOrder
+from mesh.pools.hosting import Host, LoadedApp, Pool, SlotMaker, SlotOrder
 from mesh.slot_page import SETTLE_S, SlotPage
 from mesh.template import HostPlan, Program, SharedFiles, Template
 from mesh.workforce import ALL_LEASES, Employment, Workforce, warn_of_obstacle
@@ -49,6 +49,8 @@ class NodeOptions(NamedTuple):
     preload: bool = True
     connect_s: float = 5.0  #: how long to wait for a router at the start
     program: Program | None = None  #: to be started anew
+    another_host: Callable[[], Host] | None = None  #: in place of `program`: starts a host with new code
+    number: int = 0  #: tells it from other nodes of this process
     on_loaded: Callable[[dict[str, Any]], None] = lambda info: (
         None
     )  #: gets the app's info plus "queues", "concurrency", "directory", "mesh"
@@ -72,7 +74,7 @@ class Node:
         self,
         options: NodeOptions,
         pool: Pool,
-        host: Template,
+        host: Host,
         files: SharedFiles,
         info: dict[str, Any],
         place: locate.Place,
@@ -98,12 +100,17 @@ class Node:
         size: int = info["concurrency"]
         blocked_max: int = info.get("max_blocked", 0) if pool.stands_in else NO_STAND_INS
         seats = 2 * (scale[0] if scale else size) + max(0, blocked_max) + SPARE_SEATS
-        self._page = _make_page(locate.pages_path(place.directory, os.getpid()), seats)
-        self._supervision = Supervision(size, blocked_max=max(0, blocked_max), seats=seats)
-        self._enforcement = Enforcement(self._page, self._supervision)
+        self._page = _make_page(locate.pages_path(place.directory, os.getpid(), options.number), seats)
+        self._supervision = Supervision(size, blocked_max=max(0, blocked_max), seats=seats, in_turn=not pool.forks)
+        apart = pool.forks or host.kills_one
+        self._enforcement = Enforcement(self._page, self._supervision, apart=apart)
         self._workforce = Workforce(
             Employment(
-                self._order(pool, blocked_max), pool.name, pool.forks, options.preload, options.program, self._renewed
+                self._order(pool, blocked_max),
+                apart,
+                options.preload,
+                _another_host(options, pool, files),
+                self._renewed,
             ),
             self._supervision,
             self._page,
@@ -125,7 +132,7 @@ class Node:
         self._link = self._dial()
         self._commands: Final[dict[str, Callable[[], Any]]] = {
             "ping": lambda: {"ok": "pong"},
-            "active": self._active,
+            "active": self.active,
             "registered": lambda: self._info["tasks"],
         }
 
@@ -150,7 +157,7 @@ class Node:
 
     def _renewed(self, info: dict[str, Any], order: SlotOrder) -> SlotOrder:
         """The app was loaded again: its tasks, queues and limits may be others."""
-        _complete(info, self._options, self._info["concurrency"])
+        complete(info, self._options, self._info["concurrency"])
         if info.get("pool") != self._info.get("pool"):
             logger.warning(
                 "the app asks for pool %s now: that takes a restart of the node",
@@ -284,7 +291,7 @@ class Node:
             self._enforcement.is_off = True
             self._enforcement.cancel_all(self._workforce)
         elif stage is Stage.KILLED:
-            self._enforcement.kill_all()
+            self._enforcement.kill_all(self._workforce)
 
     # --- the router ------------------------------------------------------------------------------
 
@@ -396,9 +403,10 @@ class Node:
             return
         self._link.send(messages.Reply(request.number, True, command()))
 
-    def _active(self) -> list[dict[str, Any]]:
+    def active(self) -> list[dict[str, Any]]:
+        """What its slots run, from the slot page. Any thread, until `close`."""
         rows = []
-        for slot in self._supervision.living:
+        for slot in list(self._supervision.living):
             running = self._page.running(slot)
             if running is not None:
                 rows.append(
@@ -451,7 +459,7 @@ def run_node(options: NodeOptions, maker: SlotMaker) -> int:
         pools.refuse(pool, info.get("given", {}))
         place = options.place or locate.locate(info.get("broker_url"))
         locate.ensure_router(place, info.get("router_settings"))
-        _complete(info, options, pool.concurrency())
+        complete(info, options, pool.concurrency())
         node = Node(options, pool, host, files, info, place)
         node.heed_signals()
         options.on_loaded({**info, "mesh": place.mesh, "directory": place.directory, "pool": pool.name})
@@ -466,7 +474,17 @@ def run_node(options: NodeOptions, maker: SlotMaker) -> int:
             os.close(fd)
 
 
-def _complete(info: dict[str, Any], options: NodeOptions, concurrency: int) -> None:
+def _another_host(options: NodeOptions, pool: Pool, files: SharedFiles) -> Callable[[bool], Host] | None:
+    """As `Employment.another_host`."""
+    another, program = options.another_host, options.program
+    if another is not None:
+        return lambda preload: another()
+    if program is None:
+        return None
+    return lambda preload: Template.execute(program, files, preload=preload, pool=pool.name)
+
+
+def complete(info: dict[str, Any], options: NodeOptions, concurrency: int) -> None:
     """What the command line says goes before what the app says."""
     info["queues"] = list(options.queues or (info["queue"],))
     scale = info.get("autoscale")

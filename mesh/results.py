@@ -60,6 +60,11 @@ def set_default_source(source: ResultSource | None) -> None:
     _default.source = source
 
 
+def current_source() -> ResultSource | None:
+    """The process's app, where there is one."""
+    return _default.source
+
+
 def default_source(what: str) -> ResultSource:
     """The process's app. Raises NoCurrentApp, which names `what` needs it."""
     if _default.source is None:

@@ -510,6 +510,11 @@ class Slot:
         """Leaves the router in good order and gives everything back."""
         with contextlib.suppress(Exception):
             self._send(messages.Bye("the slot ends"))
+        self._disconnect()
+        self._execution.close()
+        self._page.close()
+
+    def _disconnect(self) -> None:
         for prefix in list(self._direct):
             self._drop(prefix)
         if self._router is not None:
@@ -518,12 +523,13 @@ class Slot:
             self._context.term()
         self._processes.close()
         self._poller.close()
-        self._execution.close()
-        self._page.close()
 
 
 class Slots:
     """Makes the slots of this process, as `hosting.SlotMaker`. Those that share it share a ZeroMQ context."""
+
+    #: What it makes.
+    slot_type: type[Slot] = Slot
 
     def __init__(self) -> None:
         self._context: Any = None
@@ -550,7 +556,7 @@ class Slots:
             os.register_at_fork(after_in_child=_default_signals)
         elif self._context is None:
             self._context = transport.context()
-        return Slot(order, lifeline_fd, page, execution, self._context, self._loop)
+        return self.slot_type(order, lifeline_fd, page, execution, self._context, self._loop)
 
     def close(self) -> None:
         """Sends what is still to be sent."""

@@ -14,19 +14,18 @@ import os
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple, NoReturn
-
-import msgpack
+from typing import Final, NamedTuple, NoReturn
 
 from mesh import pools, stacks
 from mesh.exceptions import MeshError
-from mesh.pools.hosting import Channel, LoadedApp, Pool, SlotMaker, SlotOrder, die_with_parent
+from mesh.pools.hosting import Channel, HostLine, LoadedApp, Pool, SlotMaker, die_with_parent
+from mesh.slot_page import SETTLE_S
 
 logger = logging.getLogger(__name__)
 
-_PACKET_BYTES: Final = 1 << 20
 #: How much of a traceback the supervisor is told.
 _TRACEBACK_CHARS: Final = 100_000
 #: Tells a program that is started anew that it is to be a host: what a `_Berth` says, as JSON.
@@ -67,12 +66,10 @@ class _Berth(NamedTuple):
     pool: str
 
 
-class Template:
-    """The supervisor's handle: a process, and the socket to it."""
+class Template(HostLine):
+    """The supervisor's handle, as `hosting.Host`: a process, and the socket to it."""
 
-    def __init__(self, pid: int, channel: socket.socket) -> None:
-        self.pid = pid
-        self._channel = channel
+    kills_one = False
 
     @classmethod
     def fork(cls, plan: HostPlan, files: SharedFiles) -> Template:
@@ -111,49 +108,35 @@ class Template:
             theirs.close()
         return cls(pid, channel)
 
-    def fileno(self) -> int:
-        """Readable when the host has said something, or is gone."""
-        return self._channel.fileno()
+    def kill_run(self, seat: int, pid: int, still_runs: Callable[[], bool], number: int = signal.SIGKILL) -> bool:
+        """Stops the slot's process before it looks, so that the kill hits this run and not the next one."""
+        _kill(pid, signal.SIGSTOP)
+        time.sleep(SETTLE_S)
+        hits = still_runs()
+        if hits:
+            _kill(pid, number)
+        _kill(pid, signal.SIGCONT)
+        return hits
 
-    def receive(self) -> list[Any] | None:
-        """The next packet, waited for; None where the host is gone."""
-        try:
-            packet = self._channel.recv(_PACKET_BYTES)
-        except ConnectionError:
-            return None
-        said: list[Any] | None = msgpack.unpackb(packet) if packet else None
-        return said
-
-    def spawn(self, order: SlotOrder) -> None:
-        """Orders a slot. That the host is gone shows in `receive`."""
-        self._say("spawn", *order)
-
-    def go(self, seat: int) -> None:
-        """A slot on standby may begin."""
-        self._say("go", seat)
-
-    def end(self, seat: int | None = None) -> None:
-        """A slot ends after what it runs; None: all of them."""
-        self._say("end", seat)
-
-    def interrupt(self, seat: int) -> None:
-        """What is due to be raised in a slot's task is raised."""
-        self._say("interrupt", seat)
-
-    def _say(self, *words: Any) -> None:
-        with contextlib.suppress(OSError):
-            self._channel.send(msgpack.packb(words))
+    def kill_slot(self, seat: int, pid: int) -> None:
+        """Ends the process of a slot, whatever it does."""
+        _kill(pid, signal.SIGKILL)
 
     def kill(self) -> None:
         """Ends the host at once, wherever it is; `close` reaps it."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+        _kill(self.pid, signal.SIGKILL)
 
     def close(self) -> tuple[int, int]:
         """Ends the host (its slots have ended) and reaps it. Returns its wait status and peak RSS in KiB."""
         self._channel.close()
         _, status, usage = os.wait4(self.pid, 0)
         return status, usage.ru_maxrss
+
+
+def _kill(pid: int, number: int) -> None:
+    """A signal to a process that may be gone."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def become_what_was_ordered(plan: HostPlan) -> None:

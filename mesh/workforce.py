@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import signal
@@ -15,9 +14,9 @@ from mesh import messages, stacks
 from mesh.core.limits import Verdict
 from mesh.core.supervision import Dismiss, Go, Report, Retire, Spawn, Supervision, SupervisionEffect
 from mesh.oom import OutOfMemory
-from mesh.pools.hosting import SlotOrder
+from mesh.pools.hosting import Host, SlotOrder
 from mesh.slot_page import SETTLE_S, SlotPage
-from mesh.template import Program, SharedFiles, Template
+from mesh.template import SharedFiles
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +34,10 @@ class Employment(NamedTuple):
     """What a node's slots are."""
 
     order: SlotOrder  #: what all orders have in common
-    pool: str
-    forks: bool  #: they are processes of their own
+    apart: bool  #: what ends one of them leaves the others alone
     preload: bool
-    program: Program | None  #: to be started anew, as a host; None: it can't be
+    #: Starts another host, with new code, which preloads the app or not; None: it can't.
+    another_host: Callable[[bool], Host] | None
     #: What a new host says of the app -> what slots made from it are.
     renewed: Callable[[dict[str, Any], SlotOrder], SlotOrder] = lambda info, order: order
 
@@ -61,12 +60,12 @@ class Workforce:
         employment: Employment,
         supervision: Supervision,
         page: SlotPage,
-        host: Template,
+        host: Host,
         files: SharedFiles,
         poller: Poller,
-        verdict: Callable[[int, bool], Verdict | None],
+        verdict: Callable[[int, bool, int | None], Verdict | None],
     ) -> None:
-        """`verdict(pid, killed)` says whether a process that has ended was killed for a limit."""
+        """`verdict(pid, killed, seat)` says whether a process, or this slot of it, has been killed for a limit."""
         self.supervision = supervision
         self._files = files
         self._employment = employment
@@ -76,9 +75,9 @@ class Workforce:
         self._verdict = verdict
         self._out_of_memory = OutOfMemory()
         #: {generation: host}. Those that have slots, and the one that gets new ones.
-        self._hosts: dict[int, Template] = {0: host}
+        self._hosts: dict[int, Host] = {0: host}
         #: Started, and has not said yet whether it can load the app.
-        self._coming: Template | None = None
+        self._coming: Host | None = None
         #: It imports the app before it forks slots.
         self._preload = employment.preload
         self._again_s = HOST_AGAIN_S
@@ -109,7 +108,7 @@ class Workforce:
 
     def renew(self) -> None:
         """Has all slots replaced by new ones, with new code, once those are warm."""
-        if self._employment.program is None:
+        if self._employment.another_host is None:
             logger.error("this node can't start itself anew; restart it", extra={"action": "renewal_failed"})
         elif self._coming is None and not self.supervision.ending:
             self._preload = self._employment.preload
@@ -143,10 +142,23 @@ class Workforce:
         if host is not None:
             host.interrupt(seat)
 
+    def kill_run(self, seat: int, still_runs: Callable[[], bool], number: int = signal.SIGKILL) -> bool:
+        """As `Host.kill_run`, of the slot in this seat."""
+        host, pid = self._host_of(seat), self.supervision.pid_of(seat)
+        return host is not None and pid is not None and host.kill_run(seat, pid, still_runs, number)
+
+    def kill_all(self) -> None:
+        """Ends every slot at once, whatever it does."""
+        for seat, (pid, _) in self.supervision.living.items():
+            host = self._host_of(seat)
+            if host is not None:
+                host.kill_slot(seat, pid)
+
     def stacks(self) -> dict[str, str]:
         """{process: where its threads are at the moment}"""
         pids = {pid: f"slot {seat}" for seat, (pid, _) in self.supervision.living.items()}
         pids.update({host.pid: "the process of the slots" for host in self._hosts.values()})
+        pids.pop(os.getpid(), None)  # what shares the supervisor's process shows with it
         found = {f"{what} (pid {pid})": stacks.of(pid, self._files.stacks_fd) for pid, what in pids.items()}
         return {f"the supervisor (pid {os.getpid()})": stacks.own(self._files.stacks_fd), **found}
 
@@ -179,7 +191,7 @@ class Workforce:
         """This slot begins nothing more."""
         self._page.withdraw(seat, self._page.begun(seat) + LEAVING_AHEAD)
 
-    def _host_of(self, seat: int) -> Template | None:
+    def _host_of(self, seat: int) -> Host | None:
         return self._hosts.get(self.supervision.generation_of(seat))
 
     def _spawn(self, spawn: Spawn) -> None:
@@ -209,7 +221,7 @@ class Workforce:
 
     # --- hearing -----------------------------------------------------------------------------------
 
-    def _hear(self, generation: int, host: Template) -> None:
+    def _hear(self, generation: int, host: Host) -> None:
         said = host.receive()
         if said is None:
             self._host_lost(generation, host)
@@ -222,7 +234,7 @@ class Workforce:
 
     def _slot_exited(self, seat: int, pid: int, status: int, peak_kib: int) -> None:
         worked = self._page.begun(seat) > self._begun_before.get(seat, 0)
-        verdict = self._verdict(pid, _is_kill(status)) if self._employment.forks else None
+        verdict = self._verdict(pid, _is_kill(status), seat) if self._employment.apart else None
         if verdict is not None:
             told: dict[str, Any] = {"cause": verdict.cause, "charged": False, "limit_s": verdict.limit_s}
             self._do(self.supervision.exited(seat, status, time.monotonic(), worked=True, **told))
@@ -232,7 +244,7 @@ class Workforce:
 
     # --- hosts -------------------------------------------------------------------------------------
 
-    def _host_lost(self, generation: int, host: Template) -> None:
+    def _host_lost(self, generation: int, host: Host) -> None:
         slots = self.supervision.slots_of(generation)
         # Its slots die with it in a moment. Until then they begin nothing that the reports do not count.
         for seat in slots:
@@ -250,14 +262,14 @@ class Workforce:
 
     def _cause_of_loss(self, pid: int, status: int, peak_kib: int) -> tuple[str, bool, dict[int, float]]:
         """Why a host was lost, whether what ran in it is charged, and {seat: time limit it was killed for}."""
-        verdict = self._verdict(pid, _is_kill(status))
+        verdict = self._verdict(pid, _is_kill(status), None)
         if verdict is not None:
             return verdict.cause, False, {verdict.seat: verdict.limit_s}
         cause = self._out_of_memory.cause(status, peak_kib) or f"their process {_in_words(status)}"
-        return cause, not self._employment.forks, {}
+        return cause, not self._employment.apart, {}
 
     def _start_again(self) -> None:
-        if self._employment.program is None:
+        if self._employment.another_host is None:
             self.is_lost = True
             return
         if self._coming is None:
@@ -265,18 +277,16 @@ class Workforce:
             self._again_s = min(2 * self._again_s, HOST_AGAIN_MAX_S)
 
     def _start_host(self) -> None:
-        assert self._employment.program is not None
+        assert self._employment.another_host is not None
         try:
-            self._coming = Template.execute(
-                self._employment.program, self._files, preload=self._preload, pool=self._employment.pool
-            )
+            self._coming = self._employment.another_host(self._preload)
         except OSError as error:
             logger.error("no new process for slots can be started: %s", error, extra={"action": "renewal_failed"})
             self._renewal_failed()
             return
         self._poller.add(self._coming.fileno())
 
-    def _hear_coming(self, host: Template) -> None:
+    def _hear_coming(self, host: Host) -> None:
         said = host.receive()
         if said is not None and said[0] == "loaded":
             self._take_over(host, said[1])
@@ -287,7 +297,7 @@ class Workforce:
         self._abandon_coming()
         self._renewal_failed()
 
-    def _take_over(self, host: Template, info: dict[str, Any]) -> None:
+    def _take_over(self, host: Host, info: dict[str, Any]) -> None:
         """A new host has the app. All slots are to come from it."""
         if info.get("obstacle"):
             warn_of_obstacle(info["obstacle"])
@@ -332,9 +342,3 @@ def _in_words(status: int) -> str:
     if os.WIFSIGNALED(status):
         return f"was ended by signal {os.WTERMSIG(status)}"
     return f"exited with code {os.WEXITSTATUS(status)}"
-
-
-def kill(pid: int, number: int) -> None:
-    """A signal to a process that may be gone."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)

@@ -18,6 +18,8 @@ from typing import NamedTuple, TypeVar
 import psutil
 import pytest
 
+pytest_plugins = ("mesh.testing.plugin", "pytester")
+
 #: Where named meshes live, as opposed to those whose URL names a directory.
 NAMED_MESHES = Path(f"/tmp/mesh-{os.getuid()}")
 

@@ -24,6 +24,8 @@ DURABILITY_VARIABLE = "MESH_BENCH_DURABILITY"
 _STOP_S = 10.0
 _SWEEP_S = 3.0
 _LOOK_AT_NODE_S = 1.0
+#: What a node says when its slots work.
+_READY = b"action=ready"
 
 
 class MeshSystem:
@@ -120,6 +122,28 @@ class MeshSystem:
             raise RuntimeError("the first client ended without a result")
         return took_s
 
+    def in_process(self) -> None:
+        from mesh.testing import start_worker
+
+        self._import_tasks()
+        with start_worker(self._tasks.app):
+            self.call(2, 2)
+
+    def node_process(self) -> float:
+        directory = tempfile.mkdtemp(dir=self._directory)
+        begun_s = time.perf_counter()
+        node = _start_node({**os.environ, "MESH_BROKER_URL": f"mesh://{directory}"}, stderr=subprocess.PIPE)
+        try:
+            assert node.stderr is not None
+            ready = any(_READY in line for line in node.stderr)
+            took_s = time.perf_counter() - begun_s
+        finally:
+            stop(node, _STOP_S)
+            sweep(directory, _SWEEP_S)
+        if not ready:
+            raise RuntimeError("the node ended before it was ready")
+        return took_s
+
     def start_router(self, path: Path) -> int:
         self._import_tasks()
         self._tasks.tick.delay(str(path)).confirmed(timeout=self._timeout_s)
@@ -201,6 +225,6 @@ class MeshSystem:
         return last
 
 
-def _start_node(environment: dict[str, str]) -> subprocess.Popen[bytes]:
+def _start_node(environment: dict[str, str], stderr: int | None = None) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "mesh", "-A", "bench.tasks", "worker", "-c", str(SLOTS), "-l", "WARNING"]
-    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
+    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stderr=stderr)

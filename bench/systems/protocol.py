@@ -86,6 +86,16 @@ class ColdStarter(System, Protocol):
     def cold_start(self) -> float: ...
 
 
+class Tested(System, Protocol):
+    """What a test may start for itself. Never called on a started system."""
+
+    def in_process(self) -> None:
+        """A node in this process: starts it, calls one task and ends it."""
+
+    def node_process(self) -> float:
+        """A node in a process of its own, until it is ready, and the seconds that took."""
+
+
 class Hoarder(System, Protocol):
     """Queues `tick(path)` tasks with no node there; `start_node` then lets one begin. Not for a started system."""
 

@@ -185,13 +185,14 @@ class Crew:
         self.strangers.update(keepers)
         self._outbox.effects += [WatchProcess(pid) for pid in keepers]
 
-    def slot_bye(self, peer: bytes) -> None:
-        """A slot takes no more tasks."""
+    def slot_bye(self, peer: bytes) -> bool:
+        """A slot takes no more tasks. False where it is none."""
         consumer = self._dispatch.consumers.get(peer)
         if consumer is None:
-            return
+            return False
         # What it had begun is known once its process has ended: until then it keeps its leases and gets no others.
         consumer.quiet = True
+        return True
 
     def blocked(self, peer: bytes, said: m.Blocked, frames: tuple[Buffer, ...]) -> None:
         """A slot's task waits for another one, which must not wait behind it."""

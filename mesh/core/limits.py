@@ -46,14 +46,20 @@ class Verdict(NamedTuple):
     limit_s: float  #: 0.0 where the run had ended in time after all
 
 
+#: Who is killed: a process, or one slot of it where that can be.
+_Victim = tuple[int, int | None]
+
+
 class LimitWatch:
     """1. Says which limits are over. 2. Knows when the next one is. 3. Knows who was killed, for which run."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, apart: bool = False) -> None:
+        """`apart`: a slot can be killed and others of its process go on."""
+        self._apart = apart
         #: {slot: (pid, lease)} of the last run that was interrupted.
         self._interrupted: dict[int, tuple[int, int]] = {}
-        #: {pid: run} of processes that were killed and have not been seen to end.
-        self._killed: dict[int, LimitedRun] = {}
+        #: {who: run} of those that were killed and have not been seen to end.
+        self._killed: dict[_Victim, LimitedRun] = {}
         self._next_mono_s: float | None = None
 
     def look(self, runs: Iterable[LimitedRun], mono_s: float, *, next_s: float | None = None) -> list[Interrupt | Kill]:
@@ -65,12 +71,12 @@ class LimitWatch:
         effects: list[Interrupt | Kill] = []
         self._next_mono_s = None
         for run in runs:
-            if run.pid in self._killed:
+            if self._victim(run.pid, run.slot) in self._killed:
                 continue
             hard_s, soft_s = run.limits
             if hard_s:
                 if mono_s >= run.begun_mono_s + hard_s:
-                    self._killed[run.pid] = run
+                    self._killed[self._victim(run.pid, run.slot)] = run
                     effects.append(Kill(run))
                     continue
                 self._look_at(run.begun_mono_s + hard_s)
@@ -92,16 +98,21 @@ class LimitWatch:
         """When `look` has something to do, unless another run with a limit begins before."""
         return self._next_mono_s
 
-    def spared(self, pid: int) -> None:
-        """A run that was to be killed has ended in time; its process goes on."""
-        self._killed.pop(pid, None)
+    def spared(self, run: LimitedRun) -> None:
+        """A run that was to be killed has ended in time; its slot goes on."""
+        self._killed.pop(self._victim(run.pid, run.slot), None)
 
-    def ended(self, pid: int, *, killed: bool, still_runs: Callable[[int, int], bool]) -> Verdict | None:
-        """A process has ended, by SIGKILL or not. None where that was not for a limit.
+    def _victim(self, pid: int, slot: int | None) -> _Victim:
+        return pid, slot if self._apart else None
+
+    def ended(
+        self, pid: int, *, killed: bool, still_runs: Callable[[int, int], bool], slot: int | None = None
+    ) -> Verdict | None:
+        """A process, or this slot of it, has ended, by SIGKILL or not. None where that was not for a limit.
 
         `still_runs(slot, lease)` tells whether its slot had not ended that run before.
         """
-        run = self._killed.pop(pid, None)
+        run = self._killed.pop(self._victim(pid, slot), None)
         if run is None or not killed:  # it may have died of something else just before
             return None
         limit_s = run.limits.hard_s
@@ -110,4 +121,4 @@ class LimitWatch:
 
     def check(self) -> None:
         """Raises AssertionError where a process is known under another's pid."""
-        assert all(run.pid == pid for pid, run in self._killed.items())
+        assert all(self._victim(run.pid, run.slot) == victim for victim, run in self._killed.items())

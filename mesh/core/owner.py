@@ -310,7 +310,9 @@ class Owner:
 
     def _bye(self, peer: bytes, bye: m.Bye, frames: tuple[Buffer, ...]) -> None:
         self.intake.client_bye(peer)
-        self.crew.slot_bye(peer)
+        if self.crew.slot_bye(peer):
+            self.ledger.hurry()
+            self.runs.hurry()
 
     def _control_bye(self, peer: bytes, bye: m.Bye, frames: tuple[Buffer, ...]) -> None:
         self._control_clients.pop(peer, None)

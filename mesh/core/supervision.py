@@ -108,13 +108,16 @@ class Supervision:
     3. Says why one ended. 4. Waits longer and longer where they die at once.
     """
 
-    def __init__(self, size: int, *, blocked_max: int = 0, seats: int | None = None) -> None:
+    def __init__(self, size: int, *, blocked_max: int = 0, seats: int | None = None, in_turn: bool = False) -> None:
         """`seats`: how many slots there is room for, leaving and coming ones included; by default no more than `size`.
 
-        For up to `blocked_max` slots that wait in a task another one stands in.
+        For up to `blocked_max` slots that wait in a task another one stands in. `in_turn`: a seat is not taken again
+        before the others. For slots of one process, which a router tells apart by their seats: the news of a death may
+        reach it after the successor.
         """
         self.size = size
         self._blocked_max = blocked_max
+        self._in_turn = in_turn
         self._free_seats = list(range(size + blocked_max if seats is None else seats))
         self._seats = len(self._free_seats)
         #: {seat: slot}. Ordered, living and leaving ones.
@@ -341,7 +344,8 @@ class Supervision:
     ) -> list[SupervisionEffect]:
         del self._members[member.seat]
         self._free_seats.append(member.seat)
-        self._free_seats.sort()
+        if not self._in_turn:
+            self._free_seats.sort()
         effects: list[SupervisionEffect] = []
         for place in self._places:
             if place.heir is member:

@@ -100,6 +100,47 @@ class SlotMaker(Protocol):
         """After the last slot of this process: what is still to be sent is sent."""
 
 
+class Host(Protocol):
+    """The supervisor's handle of a host."""
+
+    pid: int
+    #: It can end a slot and leave others of the same process alone.
+    kills_one: bool
+
+    def fileno(self) -> int:
+        """Readable when the host has said something, or is gone."""
+
+    def receive(self) -> list[Any] | None:
+        """The next packet, waited for; None where the host is gone."""
+
+    def spawn(self, order: SlotOrder) -> None:
+        """Orders a slot. That the host is gone shows in `receive`."""
+
+    def go(self, seat: int) -> None:
+        """A slot on standby may begin."""
+
+    def end(self, seat: int | None = None) -> None:
+        """A slot ends after what it runs; None: all of them."""
+
+    def interrupt(self, seat: int) -> None:
+        """What is due to be raised in a slot's task is raised."""
+
+    def kill_run(self, seat: int, pid: int, still_runs: Callable[[], bool], number: int = signal.SIGKILL) -> bool:
+        """Ends a slot, and what must go with it, in the middle of a run. False where that has ended meanwhile.
+
+        `number`: the signal by which it is ended, where that is done by a signal.
+        """
+
+    def kill_slot(self, seat: int, pid: int) -> None:
+        """Ends a slot, whatever it does."""
+
+    def kill(self) -> None:
+        """Ends the host at once; `close` waits for its end."""
+
+    def close(self) -> tuple[int, int]:
+        """Ends the host, whose slots have ended. Returns its wait status and peak RSS in KiB."""
+
+
 class Pool(Protocol):
     """A way of running slots."""
 
@@ -111,8 +152,10 @@ class Pool(Protocol):
     forks: bool
     #: A task may wait for another one: a slot can stand in for it.
     stands_in: bool
-    #: What its slots run in, where that is neither a process, nor a thread, nor a coroutine.
-    greenlets: Greenlets | None
+
+    @property
+    def greenlets(self) -> Greenlets | None:
+        """What its slots run in, where that is neither a process, nor a thread, nor a coroutine."""
 
     def concurrency(self) -> int:
         """Slots of a node that says nothing."""
@@ -163,6 +206,47 @@ class Channel:
     def close(self) -> None:
         """Gives the socket back."""
         self._socket.close()
+
+
+class HostLine:
+    """The supervisor's end of the socket pair, by which it speaks to a host. As `Host`, but for the ends of it."""
+
+    def __init__(self, pid: int, channel: socket.socket) -> None:
+        self.pid = pid
+        self._channel = channel
+
+    def fileno(self) -> int:
+        """Readable when the host has said something, or is gone."""
+        return self._channel.fileno()
+
+    def receive(self) -> list[Any] | None:
+        """The next packet, waited for; None where the host is gone."""
+        try:
+            packet = self._channel.recv(_PACKET_BYTES)
+        except ConnectionError:
+            return None
+        said: list[Any] | None = msgpack.unpackb(packet) if packet else None
+        return said
+
+    def spawn(self, order: SlotOrder) -> None:
+        """Orders a slot. That the host is gone shows in `receive`."""
+        self._say("spawn", *order)
+
+    def go(self, seat: int) -> None:
+        """A slot on standby may begin."""
+        self._say("go", seat)
+
+    def end(self, seat: int | None = None) -> None:
+        """A slot ends after what it runs; None: all of them."""
+        self._say("end", seat)
+
+    def interrupt(self, seat: int) -> None:
+        """What is due to be raised in a slot's task is raised."""
+        self._say("interrupt", seat)
+
+    def _say(self, *words: Any) -> None:
+        with contextlib.suppress(OSError):
+            self._channel.send(msgpack.packb(words))
 
 
 def order_of(words: list[Any]) -> SlotOrder:

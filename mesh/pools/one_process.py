@@ -89,11 +89,15 @@ class OneProcess:
         except BaseException:
             traceback.print_exc()
         finally:
-            self._slots.pop(order.seat, None)
             with contextlib.suppress(OSError):  # a task may have closed it
                 close_at_once(lifeline_fd)
-            self._lifelines.end(order.seat)
-            self._channel.exited(order.seat, os.getpid(), status, _peak_kib())
+            self.ended(order.seat, status)
+
+    def ended(self, seat: int, status: int) -> None:
+        """Tells of the end of a slot, and forgets it."""
+        self._slots.pop(seat, None)
+        self._lifelines.end(seat)
+        self._channel.exited(seat, os.getpid(), status, peak_kib())
 
 
 def allow_descriptors() -> None:
@@ -103,6 +107,6 @@ def allow_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _peak_kib() -> int:
+def peak_kib() -> int:
     """The most memory that this process has had."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -69,7 +69,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("task",),
     ("app",),
     ("sim.*",),
-    ("testing", "loading", "__init__", "__main__"),
+    ("testing.*", "loading", "__init__", "__main__"),
 )
 
 MAY_IMPORT_ZMQ = {"transport", "security"}

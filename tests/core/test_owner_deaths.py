@@ -290,12 +290,12 @@ def test_a_node_that_leaves_in_order_loses_nothing(router, client):
     task_id = client.call()
     slot.ends(task_id)
     client.says(m.Received([[1, 1]]), m.Bye("done"))
+    assert not router.owner.is_idle()  # the journal does not know yet
     slot.says(m.Bye("the slot ends"))
     slot.dies(begun=1, cause="exit 0", charged=False)
     node.says(m.Bye("the node ends"))
     assert router.owner.membership.nodes == {}
     assert router.owner.dispatch.consumers == {}
-    assert not router.owner.is_idle()  # the journal does not know yet
     router.settles()
     assert router.owner.is_idle()
 

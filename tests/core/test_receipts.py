@@ -224,3 +224,15 @@ def test_a_page_is_kept_while_the_disk_fails(router, client):
 
     # Then nobody needs the page
     assert router.removed == [RemovePage("n1.page")]
+
+
+def test_a_slot_that_leaves_is_not_kept_waiting_for_its_last_receipt(router, client):
+    # Given a slot that has told an outcome
+    slot = router.slot()
+    slot.ends(client.call())
+    assert receipts(slot) == []
+
+    # When it leaves, then neither its outcome nor its receipt waits for others
+    slot.says(m.Bye("the slot leaves"))
+    router.passes(0.0)
+    assert receipts(slot) == [1]

@@ -13,6 +13,7 @@ import pytest
 import zmq
 
 from mesh import Mesh
+from mesh.testing import start_worker
 from tests.mesh import proj
 from tests.mesh.running import Host, eventually
 
@@ -67,6 +68,22 @@ def _app_of(host: Host, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mesh]:
     proj.app.set_current()  # other tests make apps too, and the last one made is the current one
     yield proj.app
     proj.app.close()
+
+
+@pytest.fixture
+def in_process_app() -> Iterator[Mesh]:
+    """The project's app, a client of a mesh in this process with one node of two slots: nothing of it can be killed."""
+    with start_worker(proj.app, concurrency=2, hostname="n1@here"):
+        proj.app.set_current()
+        yield proj.app
+
+
+@pytest.fixture
+def in_process_host(in_process_app: Mesh, tmp_path: Path) -> Iterator[Host]:
+    """That mesh, for processes beside it."""
+    host = Host(Path(in_process_app.conf.broker_url.removeprefix("mesh://")), tmp_path)
+    yield host
+    host.close()
 
 
 def end_router(host: Host) -> None:

@@ -1,4 +1,4 @@
-"""Eager mode against the real thing: the same calls, run here and by a node, must come out the same."""
+"""Eager mode against the real thing, in processes of its own and in this one: the same calls must come out the same."""
 
 from __future__ import annotations
 
@@ -16,14 +16,22 @@ import pytest
 
 from mesh import EagerResult, Mesh, exceptions
 from tests.mesh.proj import tasks
-from tests.mesh.running import DEADLINE_S, Host, eventually
+from tests.mesh.running import DEADLINE_S, eventually
 
-pytestmark = pytest.mark.usefixtures("shared_app")
+pytestmark = pytest.mark.usefixtures("shared_host", "both_apps")
 
 #: What tells a node from the process that runs calls itself.
 PLACE = re.compile(r"\b(n1|eager)@[\w.-]+")
 LATER = datetime(2100, 1, 1, tzinfo=UTC)
 LARGE = 64 * 1024
+
+
+@pytest.fixture(params=["a node", "a node in this process"])
+def both_apps(request: pytest.FixtureRequest) -> Mesh:
+    """The project's app, a client of a mesh of either kind."""
+    name = {"a node": "shared_app", "a node in this process": "in_process_app"}[request.param]
+    app: Mesh = request.getfixturevalue(name)
+    return app
 
 
 class Call(NamedTuple):
@@ -149,18 +157,18 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", SAME)
-def test_a_call_comes_out_the_same(case: str, shared_app: Mesh):
-    compared(SAME[case], shared_app, "apply_async")
+def test_a_call_comes_out_the_same(case: str, both_apps: Mesh):
+    compared(SAME[case], both_apps, "apply_async")
 
 
 @pytest.mark.parametrize("case", [case for case, call in SAME.items() if not call.options])
-def test_a_call_by_delay_comes_out_the_same(case: str, shared_app: Mesh):
-    compared(SAME[case], shared_app, "delay")
+def test_a_call_by_delay_comes_out_the_same(case: str, both_apps: Mesh):
+    compared(SAME[case], both_apps, "delay")
 
 
 @pytest.mark.parametrize("case", BY_NAME)
-def test_a_call_by_name_comes_out_the_same(case: str, shared_app: Mesh):
-    compared(BY_NAME[case], shared_app, "send_task")
+def test_a_call_by_name_comes_out_the_same(case: str, both_apps: Mesh):
+    compared(BY_NAME[case], both_apps, "send_task")
 
 
 def compared(call: Call, app: Mesh, by: str) -> None:
@@ -178,18 +186,18 @@ def compared(call: Call, app: Mesh, by: str) -> None:
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_refused_is_refused_the_same(case: str, shared_app: Mesh):
+def test_what_is_refused_is_refused_the_same(case: str, both_apps: Mesh):
     # Given a call that is refused before anything is sent
     with pytest.raises(exceptions.MeshError) as real:
-        REFUSED[case].made(shared_app, "apply_async")
+        REFUSED[case].made(both_apps, "apply_async")
 
     # When it is to run here, then it is refused in the same words
-    with eager(shared_app), pytest.raises(type(real.value)) as here:
-        REFUSED[case].made(shared_app, "apply_async")
+    with eager(both_apps), pytest.raises(type(real.value)) as here:
+        REFUSED[case].made(both_apps, "apply_async")
     assert str(here.value) == str(real.value)
 
 
-def test_that_an_ignored_call_was_not_run_is_told_the_same(shared_app: Mesh):
+def test_that_an_ignored_call_was_not_run_is_told_the_same(both_apps: Mesh):
     # Given an ignored call that a router has let expire
     def made() -> Any:
         return tasks.add.apply_async((2, 3), expires=0.05, countdown=60, ignore_result=True)
@@ -198,7 +206,7 @@ def test_that_an_ignored_call_was_not_run_is_told_the_same(shared_app: Mesh):
     eventually(lambda: real.state == "REVOKED")
 
     # When such a call is to run here
-    with eager(shared_app):
+    with eager(both_apps):
         here = made()
 
     # Then both say so, and to nobody else
@@ -206,7 +214,7 @@ def test_that_an_ignored_call_was_not_run_is_told_the_same(shared_app: Mesh):
     assert here.state == "REVOKED"
 
 
-def test_an_id_is_taken_the_same(shared_app: Mesh):
+def test_an_id_is_taken_the_same(both_apps: Mesh):
     # Given two calls of one id
     def made() -> list[Any]:
         results = [tasks.add.apply_async((1, n), task_id="order-7") for n in range(2)]
@@ -215,32 +223,32 @@ def test_an_id_is_taken_the_same(shared_app: Mesh):
     real = made()
 
     # When they run here
-    with eager(shared_app):
+    with eager(both_apps):
         here = made()
 
     # Then the second is refused, as a router does
     assert here == real
 
 
-def test_results_of_the_mesh_can_be_read_while_calls_are_eager(shared_app: Mesh):
+def test_results_of_the_mesh_can_be_read_while_calls_are_eager(both_apps: Mesh):
     # Given a call of the mesh whose result nobody has read, and its id alone
     real = tasks.add.delay(1, 2)
     other = tasks.add.delay(2, 3)
 
     # When calls are eager, then both are read, and asked about, where they are
-    with eager(shared_app):
+    with eager(both_apps):
         assert real.get(DEADLINE_S) == 3
-        assert shared_app.AsyncResult(other.id).get(DEADLINE_S) == 5
-        assert shared_app.AsyncResult(other.id).state == "SUCCESS"
+        assert both_apps.AsyncResult(other.id).get(DEADLINE_S) == 5
+        assert both_apps.AsyncResult(other.id).state == "SUCCESS"
         assert real.revoke() == "ended"
         both = [other.id, tasks.add.delay(1, 1).id]
-        assert shared_app.control.revoke(both) == dict.fromkeys(both, "ended")
-        assert shared_app.control.ping() == [{"n1@here": {"ok": "pong"}}]
+        assert both_apps.control.revoke(both) == dict.fromkeys(both, "ended")
+        assert both_apps.control.ping() == [{"n1@here": {"ok": "pong"}}]
 
 
-def test_results_of_eager_calls_can_be_read_when_calls_go_to_the_mesh_again(shared_app: Mesh):
+def test_results_of_eager_calls_can_be_read_when_calls_go_to_the_mesh_again(both_apps: Mesh):
     # Given an eager call, forgotten
-    with eager(shared_app):
+    with eager(both_apps):
         result = tasks.add.delay(1, 2)
     result.forget()
 
@@ -249,13 +257,13 @@ def test_results_of_eager_calls_can_be_read_when_calls_go_to_the_mesh_again(shar
     assert not isinstance(tasks.add.delay(1, 2), EagerResult)
 
 
-def test_a_task_may_be_run_here_while_others_are_sent(shared_app: Mesh, shared_host: Host):
+def test_a_task_may_be_run_here_while_others_are_sent(both_apps: Mesh):
     # When a task that calls another is applied
     result = tasks.call_another.apply((1,))
 
     # Then both have run here, and calls outside go to the mesh
     inner = result.get()
-    assert shared_app.AsyncResult(inner).state == "PENDING"
+    assert both_apps.AsyncResult(inner).state == "PENDING"
     assert tasks.whoami.delay().get(DEADLINE_S)["node"] == "n1@here"
 
 

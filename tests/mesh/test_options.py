@@ -1,4 +1,4 @@
-"""What a call can be told, and what its result tells: against one node that all these tests share."""
+"""What a call can be told, and what its result tells: against a node in the test's own process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.mesh.proj import tasks
 from tests.mesh.running import DEADLINE_S, Host, eventually
 
 UTC = datetime.UTC
-pytestmark = pytest.mark.usefixtures("shared_app")
+pytestmark = pytest.mark.usefixtures("in_process_app")
 
 
 # --- results -------------------------------------------------------------------------------------
@@ -79,16 +79,16 @@ def test_a_confirmed_call_says_what_it_survives(level: str):
     assert (result.durability, result.get(DEADLINE_S)) == (level, 5)
 
 
-def test_a_name_that_the_node_does_not_know_is_a_failure_that_says_so(shared_app: Mesh):
-    result = shared_app.send_task("proj.unheard_of", (1,))
+def test_a_name_that_the_node_does_not_know_is_a_failure_that_says_so(in_process_app: Mesh):
+    result = in_process_app.send_task("proj.unheard_of", (1,))
     with pytest.raises(NotRegistered, match=r"proj\.unheard_of.*not registered"):
         result.get(DEADLINE_S)
     assert result.failed()
 
 
-def test_arguments_that_can_not_be_decoded_over_there_fail_the_task(shared_app: Mesh):
+def test_arguments_that_can_not_be_decoded_over_there_fail_the_task(in_process_app: Mesh):
     # When a call by name does not fit the function
-    result = shared_app.send_task(tasks.add.name, (1, 2, 3))
+    result = in_process_app.send_task(tasks.add.name, (1, 2, 3))
 
     # Then the task fails as the call of a function does
     with pytest.raises(TypeError, match="argument"):
@@ -121,7 +121,7 @@ def test_arrays_go_both_ways():
         assert numpy.array_equal(came, array * 2)
 
 
-def test_a_result_is_read_by_id_from_another_process_any_number_of_times(shared_host: Host):
+def test_a_result_is_read_by_id_from_another_process_any_number_of_times(in_process_host: Host):
     # Given a task that has ended
     result = tasks.echo.delay({"a": [1, 2]})
     result.get(DEADLINE_S)
@@ -133,7 +133,7 @@ from tests.mesh.proj import app
 one, other = app.AsyncResult(sys.argv[1]), app.AsyncResult(sys.argv[1])
 print(json.dumps([one.get(30), other.get(30), one.state]))
 """
-    said = json.loads(shared_host.run_script(code, result.id))
+    said = json.loads(in_process_host.run_script(code, result.id))
 
     # Then each read gives the value
     assert said == [{"a": [1, 2]}, {"a": [1, 2]}, "SUCCESS"]
@@ -141,13 +141,13 @@ print(json.dumps([one.get(30), other.get(30), one.state]))
     assert [again.get(DEADLINE_S), pickle.loads(pickle.dumps(result)).get(DEADLINE_S)] == [{"a": [1, 2]}] * 2
 
 
-def test_an_unknown_id_is_pending(shared_app: Mesh):
+def test_an_unknown_id_is_pending(in_process_app: Mesh):
     # Given ids that no call ever had
     ids = ["nobody-has-this-id", tasks.add.delay(0, 0).id[:-4] + "beef"]
 
     # Then they are pending, and waiting for one ends by its time-out
     for unknown in ids:
-        result = shared_app.AsyncResult(unknown)
+        result = in_process_app.AsyncResult(unknown)
         assert (result.state, result.ready()) == ("PENDING", False)
         with pytest.raises(TimeoutError):
             result.get(timeout=0.01)
@@ -168,7 +168,7 @@ def test_get_that_times_out_says_what_to_do_and_the_task_goes_on(tmp_path: Path)
     assert result.get(DEADLINE_S)["attempt"] == 0
 
 
-def test_ctrl_c_ends_a_waiting_get_and_leaves_the_client_in_order(shared_host: Host, tmp_path: Path):
+def test_ctrl_c_ends_a_waiting_get_and_leaves_the_client_in_order(in_process_host: Host, tmp_path: Path):
     # Given a program that waits for a task
     code = """
 import sys, signal
@@ -181,7 +181,7 @@ except KeyboardInterrupt:
     open(sys.argv[2], "w").close()
     print("interrupted, then", result.get(30)["attempt"], tasks.add.delay(1, 1).get(30))
 """
-    script = shared_host.start_script(code, str(tmp_path / "begun"), str(tmp_path / "end"))
+    script = in_process_host.start_script(code, str(tmp_path / "begun"), str(tmp_path / "end"))
     eventually(lambda: list(tmp_path.glob("begun.*")))
 
     # When Ctrl-C is pressed
@@ -240,7 +240,7 @@ def test_tasks_run_in_the_order_of_their_eta(tmp_path: Path):
 def test_a_task_that_expires_before_it_begins_is_revoked(options, tmp_path: Path):
     # Given slots that are all taken
     end, ran = tmp_path / "end", tmp_path / "ran"
-    holds = [tasks.hold.delay(str(tmp_path / "begun"), str(end)) for _ in range(2)]
+    holds = [tasks.hold.delay(str(tmp_path / f"begun.{number}"), str(end)) for number in range(2)]
     eventually(lambda: len(list(tmp_path.glob("begun.*"))) == 2)
 
     # When a task behind them expires
@@ -264,7 +264,7 @@ def test_a_task_that_begins_in_time_is_not_revoked():
 # --- ids, states, confirmations ------------------------------------------------------------------
 
 
-def test_a_task_is_found_by_the_id_its_caller_chose(shared_host: Host):
+def test_a_task_is_found_by_the_id_its_caller_chose(in_process_host: Host):
     # Given a task with such an id, which it sees itself
     chosen = f"order-{os.getpid()}-1"
     result = tasks.whoami.apply_async(task_id=chosen)
@@ -274,13 +274,13 @@ def test_a_task_is_found_by_the_id_its_caller_chose(shared_host: Host):
     code = "import sys; from tests.mesh.proj import app; print(app.AsyncResult(sys.argv[1]).get(30)['id'])"
 
     # Then it reads the same outcome
-    assert shared_host.run_script(code, chosen).strip() == chosen
+    assert in_process_host.run_script(code, chosen).strip() == chosen
 
 
-def test_an_id_that_is_watched_before_its_task_is_sent_is_told_of_the_outcome(shared_app: Mesh):
+def test_an_id_that_is_watched_before_its_task_is_sent_is_told_of_the_outcome(in_process_app: Mesh):
     # Given somebody who waits for an id that nobody has used
     chosen = f"order-{os.getpid()}-2"
-    early = shared_app.AsyncResult(chosen)
+    early = in_process_app.AsyncResult(chosen)
     with pytest.raises(TimeoutError):
         early.get(timeout=0.01)
 
@@ -304,16 +304,16 @@ def test_an_id_that_is_taken_is_refused():
     assert first.get(DEADLINE_S) == "first"
 
 
-def test_a_task_that_is_tracked_says_that_it_has_started(shared_app: Mesh, tmp_path: Path):
+def test_a_task_that_is_tracked_says_that_it_has_started(in_process_app: Mesh, tmp_path: Path):
     # Given a task that is tracked and one that is not, both running
     end = tmp_path / "end"
-    tracked = tasks.hold.apply_async((str(tmp_path / "begun"), str(end)), track_started=True)
-    silent = tasks.hold.delay(str(tmp_path / "begun"), str(end))
+    tracked = tasks.hold.apply_async((str(tmp_path / "begun.1"), str(end)), track_started=True)
+    silent = tasks.hold.delay(str(tmp_path / "begun.2"), str(end))
     eventually(lambda: len(list(tmp_path.glob("begun.*"))) == 2)
 
     # Then one of them says so, also to others
     eventually(lambda: tracked.state == "STARTED")
-    assert shared_app.AsyncResult(tracked.id).state == "STARTED"
+    assert in_process_app.AsyncResult(tracked.id).state == "STARTED"
     assert silent.state == "PENDING"
 
     # When they end
@@ -334,35 +334,35 @@ def test_a_call_can_wait_for_the_routers_confirmation():
     assert after.confirmed(DEADLINE_S)
 
 
-def test_calls_of_a_batch_all_run(shared_app: Mesh):
+def test_calls_of_a_batch_all_run(in_process_app: Mesh):
     # When calls are made in a batch
-    with shared_app.batch():
+    with in_process_app.batch():
         results = [tasks.add.delay(number, 1) for number in range(300)]
 
     # Then each has its result
     assert [result.get(DEADLINE_S) for result in results] == [number + 1 for number in range(300)]
 
 
-def test_a_call_without_result_runs_and_stores_nothing(shared_app: Mesh, tmp_path: Path):
+def test_a_call_without_result_runs_and_stores_nothing(in_process_app: Mesh, tmp_path: Path):
     # When a call's result is of no interest
     result = tasks.touch.apply_async((str(tmp_path / "ran"),), ignore_result=True)
 
     # Then it runs, and get says at once that there is nothing
     eventually((tmp_path / "ran").exists)
     assert result.get(DEADLINE_S) is None
-    assert shared_app.AsyncResult(result.id).state == "PENDING"
+    assert in_process_app.AsyncResult(result.id).state == "PENDING"
 
 
 def test_headers_reach_the_task():
     assert tasks.whoami.apply_async(headers={"tenant": "a"}).get(DEADLINE_S)["headers"] == {"tenant": "a"}
 
 
-def test_a_task_calls_another(shared_app: Mesh):
+def test_a_task_calls_another(in_process_app: Mesh):
     # When a task sends a call
     inner = tasks.call_another.delay(41).get(DEADLINE_S)
 
     # Then that one runs, and its result is read by its id
-    assert shared_app.AsyncResult(inner).get(DEADLINE_S) == 42
+    assert in_process_app.AsyncResult(inner).get(DEADLINE_S) == 42
 
 
 def test_results_belong_to_their_calls_under_many_threads():

@@ -1,4 +1,4 @@
-"""A task that asks to be run again: self.retry(), against one node that all these tests share."""
+"""A task that asks to be run again: self.retry(), against a node in the test's own process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mesh.exceptions import Retry
 from tests.mesh.proj import tasks
 from tests.mesh.running import DEADLINE_S, eventually
 
-pytestmark = pytest.mark.usefixtures("shared_app")
+pytestmark = pytest.mark.usefixtures("in_process_app")
 
 
 def test_a_task_that_asks_for_another_run_is_started_again(tmp_path: Path):

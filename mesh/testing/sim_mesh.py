@@ -1,4 +1,4 @@
-"""For tests of what is built on mesh: a whole mesh in simulated time, in which routers, nodes, disks and links fail.
+"""A whole mesh in simulated time, in which routers, nodes, disks and links fail.
 
 Nothing runs but the test's own thread. A second of the mesh takes milliseconds; a seed tells the same story each time.
 """
