@@ -69,6 +69,8 @@ class Enforcement:
         deadline = self._limit_watch.next_deadline_mono_s()
         if not rang and (deadline is None or time.monotonic() < deadline):
             return
+        if deadline is None and self._page.least_limit_s() is None:
+            return  # it rang for another reason; who begins what has a limit rings again, as nobody looks
         seats = list(self._supervision.living)
         for seat in seats:
             self._page.looks_at(seat, NEVER)

@@ -48,8 +48,8 @@ LAST_RECEIPTS_S: Final = 2.0
 RETRY: Final = int(Status.RETRY)
 #: How long the last message may take to leave.
 LINGER_MS: Final = 500
-#: A slot that may run only so many tasks asks for its successor before the last tenth of them, but not earlier than a
-#: thousand ahead: that many tiny ones take longer than a fork.
+#: A slot that may run only so many tasks asks for its successor before the last tenth of them, and at least one ahead,
+#: but not earlier than a thousand ahead: that many tiny ones take longer than a fork.
 HEIR_AHEAD_SHARE: Final = 10
 HEIR_AHEAD_MAX: Final = 1000
 #: One that may only grow so large asks for it at this share of it.
@@ -99,8 +99,8 @@ class Slot:
         self._says = Says.STARTING
         #: Runs so far.
         self._runs = 0
-        #: With which of them it asks for its successor; 0 is never.
-        self._spent_with = order.tasks_max - min(HEIR_AHEAD_MAX, order.tasks_max // HEIR_AHEAD_SHARE)
+        #: With which of them it asks for its successor; 0: when it has joined.
+        self._spent_with = order.tasks_max - max(1, min(HEIR_AHEAD_MAX, order.tasks_max // HEIR_AHEAD_SHARE))
         self._may_be_spent = bool(order.tasks_max or order.memory_max_kib)
         self._ending_by_mono_s: float | None = None
         self._joined = False
@@ -491,7 +491,7 @@ class Slot:
         if self._ending_by_mono_s is not None:
             self._send(messages.Bye("the slot leaves"))
         elif self._says < Says.WORKING:
-            self._say(Says.WORKING)
+            self._say(Says.SPENT if self._order.tasks_max and not self._spent_with else Says.WORKING)
 
     def close(self) -> None:
         """Leaves the router in good order and gives everything back."""
