@@ -8,6 +8,7 @@ from typing import Final
 
 import click
 
+from mesh import pools
 from mesh.settings import QUEUE_NAME_RULE, is_queue_name
 
 from .options import names
@@ -37,6 +38,14 @@ def queue_names(text: str) -> tuple[str, ...]:
         if not is_queue_name(name):
             raise click.BadParameter(f"{name!r} is no queue: give {QUEUE_NAME_RULE}.")
     return names(text)
+
+
+def slots(text: str) -> int:
+    """A number of slots; pools.AUTO where it says auto."""
+    if text == "auto":
+        return pools.AUTO
+    number: int = click.IntRange(min=1)(text)
+    return number
 
 
 def slot_range(text: str) -> tuple[int, int]:

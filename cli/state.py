@@ -70,8 +70,12 @@ class State(NamedTuple):
     def conf(self) -> Conf:
         """The app's, or that of no app: with what files, the environment and the command line say."""
         app = self.find_app()
-        if app is not None:
-            return app.conf
+        return self.conf_before_the_app() if app is None else app.conf
+
+    def conf_before_the_app(self) -> Conf:
+        """What can be known without importing the app of -A."""
+        if self.app is not None:
+            return self.app.conf
         conf = Conf()
         self._overrule(conf)
         return conf

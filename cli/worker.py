@@ -14,14 +14,14 @@ import click
 from mesh import locate, logs, pools
 from mesh.exceptions import InvalidCall, MeshError
 from mesh.messages import LIMIT_MAX_S
-from mesh.settings import router_settings
+from mesh.settings import Settings, router_settings
 
 from . import errors, exit_codes, inline_settings
 from .banner import banner
 from .celery_options import celery_options
 from .daemon import DaemonOptions, Life, daemon_options, living
 from .help import CONTEXT, examples
-from .naming import node_name, queue_names, slot_range
+from .naming import node_name, queue_names, slot_range, slots
 from .options import names
 from .state import State
 
@@ -42,6 +42,7 @@ def _settings(ctx: click.Context, param: click.Parameter, words: tuple[str, ...]
         ("mesh -A proj worker -l INFO", "a node with one slot per CPU"),
         ("mesh -A proj worker -c 4 -Q mail,celery", "four slots, for two queues"),
         ("mesh -A proj worker -n w2", "a second node on this host: w2@HOST"),
+        ("mesh -A proj worker -P asyncio -c 200", "two hundred coroutines at once"),
         ("mesh -A proj -b mesh://lab worker", "a node of another mesh"),
         ("mesh -A proj worker -D -f /var/log/mesh/%n.log", "in the background"),
     ),
@@ -59,9 +60,10 @@ def _settings(ctx: click.Context, param: click.Parameter, words: tuple[str, ...]
     "-c",
     "--concurrency",
     metavar="N",
-    type=click.IntRange(min=1),
+    type=slots,
     allow_from_autoenv=False,  # MESH_WORKER_CONCURRENCY is the variable of a setting, and read as such
-    help="Slots: tasks that run at once [default: the app's, else one per CPU].",
+    help="Slots: tasks that run at once; auto: as the pool sees fit, one per CPU or, where tasks only wait, 100 "
+    "[default: the app's, else auto].",
 )
 @click.option(
     "-Q",
@@ -74,9 +76,9 @@ def _settings(ctx: click.Context, param: click.Parameter, words: tuple[str, ...]
     "-P",
     "--pool",
     metavar="POOL",
-    default=pools.DEFAULT,
-    show_default=True,
-    help="How tasks run: prefork, threads, solo, asyncio, gevent, eventlet, or that of a plug-in.",
+    allow_from_autoenv=False,  # as MESH_WORKER_CONCURRENCY
+    help="How tasks run: prefork, threads, solo, asyncio, gevent, eventlet, or that of a plug-in [default: the app's "
+    "worker_pool].",
 )
 @click.option(
     "--preload/--no-preload",
@@ -94,12 +96,14 @@ def _settings(ctx: click.Context, param: click.Parameter, words: tuple[str, ...]
     "--max-tasks-per-child",
     metavar="N",
     type=click.IntRange(min=1),
+    allow_from_autoenv=False,
     help="Replace a slot's process after N tasks [default: the app's worker_max_tasks_per_child, else never].",
 )
 @click.option(
     "--max-memory-per-child",
     metavar="KIB",
     type=click.IntRange(min=1),
+    allow_from_autoenv=False,
     help="Replace a slot's process once it has more resident memory, KiB [default: the app's, else never].",
 )
 @click.option(
@@ -132,8 +136,8 @@ def _settings(ctx: click.Context, param: click.Parameter, words: tuple[str, ...]
 def command(state: State, /, *, hostname: str, daemon: DaemonOptions, **choices: Any) -> int:
     """Run a node: it executes tasks.
 
-    It takes tasks from the queues and runs them in its slots, each a process. A router is started where none runs.
-    KEY=VALUE sets what the app would: worker_concurrency=4, or .concurrency=4 for what begins with worker_.
+    It takes tasks from the queues and runs them in its slots: processes, or what --pool says. A router is started where
+    none runs. KEY=VALUE sets what the app would: worker_concurrency=4, or .concurrency=4 for what begins with worker_.
 
     Stop it with Ctrl-C or SIGTERM: what runs is finished, what waits goes to other nodes, and the exit code is 0.
     A second Ctrl-C, or SIGQUIT, ends it at once; what ran then is run again elsewhere.
@@ -151,7 +155,7 @@ class Choice(NamedTuple):
     """What the options say of the node's work."""
 
     concurrency: int | None
-    pool: str
+    pool: str | None
     preload: bool
     autoscale: tuple[int, int] | None
     max_tasks_per_child: int | None
@@ -183,12 +187,13 @@ def _run(state: State, name: str, choice: Choice, life: Life) -> int:
             life.say(banner(name, info, life.log, with_tasks=logging.getLogger().isEnabledFor(logging.INFO)))
 
     load, maker, queues = _loader(state, choice), LoggedSlots(Slots()), choice.queues
-    become_what_was_ordered(HostPlan(load, choice.pool, maker))
+    pool = choice.pool or _pool_before_the_app(state, choice)
+    become_what_was_ordered(HostPlan(load, pool, maker))
     options = NodeOptions(
         name=name,
         load=load,
         place=None if state.broker is None else locate.locate(state.broker),
-        pool=choice.pool,
+        pool=pool,
         concurrency=choice.concurrency,
         queues=None if queues is None else tuple(queue for queue in queues if queue not in choice.exclude_queues),
         preload=choice.preload,
@@ -226,6 +231,8 @@ def _loader(state: State, choice: Choice) -> Callable[[], LoadedApp]:
             "tasks": sorted(app.tasks),
             "queue": settings.task_default_queue,
             "concurrency": settings.worker_concurrency,
+            "pool": choice.pool or settings.worker_pool,
+            "given": _given(choice, settings),
             "broker_url": settings.broker_url,
             "router_settings": router_settings(settings),
             "limits": [
@@ -244,6 +251,26 @@ def _loader(state: State, choice: Choice) -> Callable[[], LoadedApp]:
         return LoadedApp(app.tasks, info)
 
     return load
+
+
+def _pool_before_the_app(state: State, choice: Choice) -> str:
+    """The pool as far as it can be known without the app; where that says another, the host is made again."""
+    conf = state.conf_before_the_app()
+    conf.override(choice.settings)
+    pool: str = conf["worker_pool"]
+    return pool
+
+
+def _given(choice: Choice, settings: Settings) -> dict[str, pools.Given]:
+    """What a pool may not be able to do, and is asked for: by options, else by settings."""
+    given: dict[str, pools.Given] = {}
+    for option, setting in pools.SETTINGS.items():
+        value = getattr(choice, option.lstrip("-").replace("-", "_"), None)
+        if value is not None:
+            given[option] = (value, None)
+        elif (value := getattr(settings, setting)) is not None:
+            given[option] = (value, setting)
+    return given
 
 
 def _load_app(state: State, choice: Choice) -> Mesh:

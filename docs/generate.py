@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import click
 
+from docs.pool_matrix import MATRIX, POOLS
 from mesh import body_types, celery_names, messages, slot_page
 from mesh.setting_keys import kind_name
 from mesh.settings import ROUTER_SETTINGS, SETTINGS, SettingSpec
@@ -269,13 +270,20 @@ def tags() -> str:
 
 # --- pages -----------------------------------------------------------------------------------------
 
+
 #: {page: {section: its text}}
+def pool_matrix() -> str:
+    """What each pool can do."""
+    rows = ((feature, *(cell.value for cell in cells)) for feature, cells in MATRIX.items())
+    return _table(("", *(f"`{pool}`" for pool in POOLS)), rows)
+
+
 GENERATED: Final[dict[str, dict[str, Callable[[], str]]]] = {
     "settings.md": {"settings": settings, "aliases": aliases, "refused": refused},
     "cli.md": {"page": cli},
-    "workers.md": {"exit codes": exit_code_table},
     "from-celery.md": {"worker options": celery_option_table},
     "concepts.md": {"phases": phases},
+    "workers.md": {"exit codes": exit_code_table, "pools": pool_matrix},
     "protocol.md": {
         "every link": _kinds(1, 9),
         "client and router": _kinds(10, 19),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Coroutine, Generator
-from typing import Any
+import threading
+from collections.abc import Callable, Coroutine, Generator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
 
 
 class Interruptible:
@@ -62,6 +64,88 @@ class Interruptible:
         if error is not None and self._task is not None:
             self._task.uncancel()
         return error
+
+
+async def apart(awaitable: Interruptible) -> Any:
+    """What it returns or raises, run as a task of its own: what it does to its task, or to its context, stays there."""
+    returned, error = await asyncio.get_running_loop().create_task(_settled(awaitable))
+    if error is None:
+        return returned
+    try:
+        raise error
+    finally:
+        del error  # it holds on to this frame, which would hold on to it
+
+
+async def _settled(awaitable: Interruptible) -> tuple[Any, BaseException | None]:
+    """Never raises: SystemExit out of a task would end the loop, and all that runs on it."""
+    try:
+        return await awaitable, None
+    except BaseException as error:
+        return None, error
+
+
+class Side:
+    """The thread in which a slot that is a coroutine runs functions.
+
+    Each has its own: the loop's threads are for what tasks have run there, and may all wait for other tasks.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "slot")
+
+    async def run(self, work: Callable[..., Any], *args: Any) -> Any:
+        """What `work` returns or raises, with the context of here."""
+        context = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(self._thread, context.run, work, *args)
+
+    def close(self) -> None:
+        """Lets it end."""
+        self._thread.shutdown(wait=False)
+
+
+class Loop(Protocol):
+    """Runs coroutines for who is none."""
+
+    def run(self, coroutine: Interruptible) -> Any:
+        """What the coroutine returns or raises. Whatever it leaves running goes on."""
+
+    def close(self) -> None:
+        """Ends what was left running."""
+
+
+class SharedLoop:
+    """One loop, in a thread of its own, for all slots of a process. Where threads are greenlets there can be no other:
+    a system thread runs one loop at a time.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        #: The thread that runs it; 0 before there is one.
+        self.thread = 0
+
+    def run(self, coroutine: Interruptible) -> Any:
+        """As Loop."""
+        returned, error = asyncio.run_coroutine_threadsafe(_settled(coroutine), self._started()).result()
+        if error is None:
+            return returned
+        try:
+            raise error
+        finally:
+            del error  # as in `apart`
+
+    def _started(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                thread = threading.Thread(target=self._loop.run_forever, name="loop", daemon=True)
+                thread.start()
+                self.thread = thread.ident or 0
+            return self._loop
+
+    def close(self) -> None:
+        """Nothing: others may use it, to the end of the process."""
 
 
 class EventLoop:

@@ -140,6 +140,19 @@ class PoolNotAvailable(ImproperlyConfigured):
         super().__init__(f"pool {name!r} can't be used: {reason}.")
 
 
+class OptionRefused(ImproperlyConfigured):
+    """A node was given what its pool can't do."""
+
+    def __init__(self, option: str, setting: str | None, pool: str, reason: str) -> None:
+        """`setting`: what says it, where that is not the option itself."""
+        self.option = option
+        self.setting = setting
+        self.pool = pool
+        self.reason = reason
+        said = option if setting is None else f"the setting {setting} ({option})"
+        super().__init__(f"{said} can't be honoured by pool {pool}: {reason}.")
+
+
 class NoCurrentApp(ImproperlyConfigured):
     """Something needs the process's app and none was made."""
 

@@ -22,7 +22,7 @@ from mesh.request import enter_run, leave_request
 from mesh.states import Status
 
 if TYPE_CHECKING:
-    from mesh.coroutines import EventLoop
+    from mesh.coroutines import Loop, Side
 
 #: Whether the code of this file leads to tasks, and is none.
 _LEADS_TO_TASKS: Final = re.compile(r"/mesh/(execution|coroutines)\.py$|/asyncio/\w+\.py$|/concurrent/futures/").search
@@ -54,8 +54,9 @@ class Execution:
         on_error: Callable[[str, bytes, BaseException, bool], None],
         limits: RunLimits = NO_LIMITS,
         interruption: Interruption | None = None,
+        loop: Loop | None = None,
     ) -> None:
-        """`limits` are those of calls and tasks that say nothing themselves."""
+        """`limits` are those of calls and tasks that say nothing themselves; `loop` is for coroutines."""
         self._registry = registry
         self._hostname = hostname
         #: Called with (task name, task id, exception, whether the task lists it in `throws`).
@@ -65,7 +66,8 @@ class Execution:
         self._own_limits: dict[str, RunLimits] = {}
         #: What is raised in the task that runs, if that is due.
         self.interruption = interruption or Interruption()
-        self._loop: EventLoop | None = None
+        self._loop = loop
+        self._side: Side | None = None
 
     def limits_of(self, name: str, options: dict[str, Any] | None) -> RunLimits:
         """How long this call may run: what itself, its task and the app say, the first that says anything.
@@ -162,16 +164,16 @@ class Execution:
             self.interruption.leave()
 
     async def _await(self, definition: TaskDefinition, args: Any, kwargs: Any) -> Any:
-        import asyncio
-
-        from mesh.coroutines import Interruptible
+        from mesh.coroutines import Interruptible, Side, apart
 
         if not definition.is_async:
-            return await asyncio.to_thread(self._call, definition, args, kwargs)
+            if self._side is None:
+                self._side = Side()
+            return await self._side.run(self._call, definition, args, kwargs)
         coroutine = Interruptible(_coroutine_of(definition, args, kwargs))
         try:
             self.interruption.enter(coroutine)
-            return await coroutine
+            return await apart(coroutine)
         finally:
             coroutine.close()
             self.interruption.leave()
@@ -180,6 +182,8 @@ class Execution:
         """Ends what coroutines have left running."""
         if self._loop is not None:
             self._loop.close()
+        if self._side is not None:
+            self._side.close()
 
     def _raised(self, record: list[Any], definition: TaskDefinition, error: BaseException) -> Ran:
         if isinstance(error, Retry):

@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Final, Protocol
 
 from mesh.exceptions import SoftTimeLimitExceeded, TaskInterrupted
 
@@ -17,6 +17,33 @@ class Coroutine(Protocol):
 
     def interrupt(self, error: BaseException) -> None:
         """Raises in it at its next await. Any thread."""
+
+
+class Threads(Protocol):
+    """What runs of slots that share a process run in."""
+
+    def current(self) -> Any:
+        """The one that calls."""
+
+    def raise_in(self, thread: Any, error: type[BaseException] | None) -> None:
+        """Raises in another one as soon as can be; None takes back what has not been raised yet."""
+
+
+class SystemThreads:
+    """Those of the operating system. In C code that waits nothing is raised before it has ended."""
+
+    def current(self) -> int:
+        """As Threads."""
+        return threading.get_ident()
+
+    def raise_in(self, thread: int, error: type[BaseException] | None) -> None:
+        """As Threads: at its next instruction."""
+        import ctypes  # a megabyte, of use in pools with threads alone
+
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error) if error else None)
+
+
+SYSTEM_THREADS: Final = SystemThreads()
 
 
 class Interruption:
@@ -29,19 +56,27 @@ class Interruption:
         "_is_cancelled",
         "_lock",
         "_thread",
+        "_threads",
         "has_struck",
         "soft_deadline_mono_s",
     )
 
-    def __init__(self, is_cancelled: Callable[[], bool] = lambda: False, *, from_other_threads: bool = False) -> None:
+    def __init__(
+        self,
+        is_cancelled: Callable[[], bool] = lambda: False,
+        threads: Threads = SYSTEM_THREADS,
+        *,
+        shared: bool = False,
+    ) -> None:
         """`is_cancelled` tells whether the present run is to end early.
 
-        `from_other_threads`: `strike` may be called by others than the thread that runs the task.
+        `shared`: `strike` may be called by other threads than that which runs the task.
         """
         self._is_cancelled = is_cancelled
+        self._threads = threads
         #: One that a signal handler may take again, in the middle of what it has interrupted.
-        self._lock = threading.RLock() if from_other_threads else None
-        self._thread = threading.get_ident()
+        self._lock = threading.RLock() if shared else None
+        self._thread = threads.current()
         self._coroutine: Coroutine | None = None
         self._in_user_code = False
         #: `strike` was called when there may have been nothing to strike yet.
@@ -56,7 +91,7 @@ class Interruption:
         self.has_struck = False
         self._coroutine = coroutine
         if self._lock is not None:
-            self._thread = threading.get_ident()
+            self._thread = self._threads.current()
         self._in_user_code = True
         if not self._came_early and self.soft_deadline_mono_s == math.inf:
             return
@@ -80,7 +115,7 @@ class Interruption:
             return
         with self._lock:
             self._in_user_code = False
-            _raise_in(self._thread, None)
+            self._threads.raise_in(self._thread, None)
 
     def strike(self) -> None:
         """Raises what is due in the task that runs, if anything is. Any thread; in its own thread it raises here.
@@ -102,8 +137,8 @@ class Interruption:
             if self._coroutine is not None:
                 self._coroutine.interrupt(error)
                 return
-            if threading.get_ident() != self._thread:
-                _raise_in(self._thread, type(error))
+            if self._threads.current() != self._thread:
+                self._threads.raise_in(self._thread, type(error))
                 return
         raise error
 
@@ -115,10 +150,3 @@ class Interruption:
             self.soft_deadline_mono_s = math.inf  # once
             return SoftTimeLimitExceeded()
         return None
-
-
-def _raise_in(thread: int, error: type[BaseException] | None) -> None:
-    """At the next instruction of this thread; None takes back what has not been raised yet."""
-    import ctypes  # a megabyte, of use in pools with threads alone
-
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error) if error else None)

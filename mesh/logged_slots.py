@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from mesh import logs, task_output
-from mesh.pools.hosting import HostedSlot, LoadedApp, SlotMaker, SlotOrder
+from mesh.pools.hosting import Greenlets, HostedSlot, LoadedApp, SlotMaker, SlotOrder
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,10 @@ class LoggedSlots:
             if level:
                 task_output.capture(logs.level_number(level))
         return self._maker.make(app, order, lifeline_fd)
+
+    def use(self, greenlets: Greenlets) -> None:
+        """As `SlotMaker.use`."""
+        self._maker.use(greenlets)
 
     def close(self) -> None:
         """As `SlotMaker.close`."""

@@ -43,8 +43,8 @@ class NodeOptions(NamedTuple):
     name: str
     load: Callable[[], LoadedApp]  #: imports the app; runs in the host, never in the supervisor
     place: locate.Place | None = None
-    pool: str = pools.DEFAULT
-    concurrency: int | None = None
+    pool: str = pools.DEFAULT  #: what to load the app with; the app may then say another
+    concurrency: int | None = None  #: or pools.AUTO
     queues: tuple[str, ...] | None = None
     preload: bool = True
     connect_s: float = 5.0  #: how long to wait for a router at the start
@@ -102,7 +102,9 @@ class Node:
         self._supervision = Supervision(size, blocked_max=max(0, blocked_max), seats=seats)
         self._enforcement = Enforcement(self._page, self._supervision)
         self._workforce = Workforce(
-            Employment(self._order(pool, blocked_max), pool.forks, options.preload, options.program, self._renewed),
+            Employment(
+                self._order(pool, blocked_max), pool.name, pool.forks, options.preload, options.program, self._renewed
+            ),
             self._supervision,
             self._page,
             host,
@@ -149,6 +151,12 @@ class Node:
     def _renewed(self, info: dict[str, Any], order: SlotOrder) -> SlotOrder:
         """The app was loaded again: its tasks, queues and limits may be others."""
         _complete(info, self._options, self._info["concurrency"])
+        if info.get("pool") != self._info.get("pool"):
+            logger.warning(
+                "the app asks for pool %s now: that takes a restart of the node",
+                info["pool"],
+                extra={"action": "pool_kept"},
+            )
         others = info["queues"] != self._info["queues"]
         self._info = {**self._info, **info}
         if others:
@@ -434,11 +442,13 @@ def run_node(options: NodeOptions, maker: SlotMaker) -> int:
         AppFailed: the app could not be loaded.
         RouterUnreachable: no router answered in `options.connect_s`.
     """
-    pool = pools.find(options.pool)
+    pools.find(options.pool)  # raises before anything is started
     files = SharedFiles(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC), stacks.make_file())
-    host, info = _hire(HostPlan(options.load, options.pool, maker, options.preload), files)
+    host, info, pool_name = _hire(HostPlan(options.load, options.pool, maker, options.preload), files)
     node = None
     try:
+        pool = pools.find(pool_name)
+        pools.refuse(pool, info.get("given", {}))
         place = options.place or locate.locate(info.get("broker_url"))
         locate.ensure_router(place, info.get("router_settings"))
         _complete(info, options, pool.concurrency())
@@ -460,11 +470,12 @@ def _complete(info: dict[str, Any], options: NodeOptions, concurrency: int) -> N
     """What the command line says goes before what the app says."""
     info["queues"] = list(options.queues or (info["queue"],))
     scale = info.get("autoscale")
-    info["concurrency"] = scale[1] if scale else options.concurrency or info.get("concurrency") or concurrency
+    wanted = info.get("concurrency") if options.concurrency is None else options.concurrency
+    info["concurrency"] = scale[1] if scale else wanted or concurrency
 
 
-def _hire(plan: HostPlan, files: SharedFiles) -> tuple[Template, dict[str, Any]]:
-    """A host that has the app, and what it says of it. An import that takes its time can be interrupted."""
+def _hire(plan: HostPlan, files: SharedFiles) -> tuple[Template, dict[str, Any], str]:
+    """A host that has the app, what it says of it, and the pool. An import that takes its time can be interrupted."""
     host = Template.fork(plan, files)
     try:
         said = host.receive()
@@ -475,9 +486,13 @@ def _hire(plan: HostPlan, files: SharedFiles) -> tuple[Template, dict[str, Any]]
         host.close()
         raise
     info: dict[str, Any] = said[1]
-    if not info["obstacle"]:
-        return host, info
-    warn_of_obstacle(info["obstacle"])
+    pool = pools.name_of(info.get("pool", plan.pool))
+    if pool == pools.name_of(plan.pool) and not info["obstacle"]:
+        return host, info, pool
     host.kill()
     host.close()
+    if pool != pools.name_of(plan.pool):
+        pools.find(pool)
+        return _hire(plan._replace(pool=pool), files)
+    warn_of_obstacle(info["obstacle"])
     return _hire(plan._replace(preload=False), files)

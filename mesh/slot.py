@@ -18,7 +18,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Generator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mesh import ids, locate, messages, transport, waiting
 from mesh.core.limits import RunLimits
@@ -26,12 +26,15 @@ from mesh.core.supervision import Says
 from mesh.core.work import Ended, Lease, Work, outcomes_message, results_message
 from mesh.exceptions import WouldDeadlock
 from mesh.execution import INTERRUPTED, NO_LIMITS, Execution, Ran
-from mesh.interruption import Interruption
+from mesh.interruption import SYSTEM_THREADS, Interruption, Threads
 from mesh.messages import Flag, Role
 from mesh.pools import hosting
 from mesh.pools.hosting import LoadedApp, SlotOrder
 from mesh.slot_page import SlotPage, name_bytes
 from mesh.states import Status
+
+if TYPE_CHECKING:
+    from mesh.coroutines import SharedLoop
 
 logger = logging.getLogger(__name__)
 
@@ -74,8 +77,9 @@ class Slot:
         page: SlotPage,
         execution: Execution,
         context: Any = None,
+        loop: SharedLoop | None = None,
     ) -> None:
-        """`context` is that of the process, where other slots share it."""
+        """`context` and `loop` are those of the process, where other slots share them."""
         self._order = order
         self._place = locate.Place(order.mesh, order.directory, False)
         self._seat = order.seat
@@ -110,6 +114,9 @@ class Slot:
         #: How many threads of the task wait for others.
         self._waiting = 0
         self._waiting_lock = threading.Lock()
+        #: The thread whose loop runs it, with others; 0 where none does.
+        self._loop_thread = 0
+        self._loop = loop
 
     # --- the loop --------------------------------------------------------------------------------
 
@@ -129,6 +136,7 @@ class Slot:
     async def run_async(self) -> None:
         """Works as a coroutine until it has ended."""
         waiting.set_host(self)
+        self._loop_thread = threading.get_ident()
         steps = self._steps()
         try:
             step = next(steps)
@@ -215,6 +223,11 @@ class Slot:
         """The task waits for another one. As `waiting.Host`; several threads of a task may wait at once."""
         if os.getpid() != self._pid:
             return  # a process that the task has forked: it keeps no slot
+        if threading.get_ident() == (self._loop.thread if self._loop is not None else self._loop_thread):
+            raise WouldDeadlock(
+                "get() in a coroutine would hold up all that runs on its loop, what it waits for among it. "
+                "Write: await asyncio.to_thread(result.get)"
+            )
         with self._waiting_lock:
             if not self._waiting:
                 self._block()
@@ -514,17 +527,30 @@ class Slots:
 
     def __init__(self) -> None:
         self._context: Any = None
+        self._threads: Threads = SYSTEM_THREADS
+        #: Of all slots; None: each has one of its own.
+        self._loop: SharedLoop | None = None
+
+    def use(self, greenlets: hosting.Greenlets) -> None:
+        """As `hosting.SlotMaker`."""
+        from mesh.coroutines import SharedLoop
+
+        transport.wait_for_descriptor = greenlets.wait
+        self._threads = greenlets
+        self._loop = SharedLoop()
 
     def make(self, app: LoadedApp, order: SlotOrder, lifeline_fd: int) -> Slot:
         """A slot of this app."""
         page = SlotPage(order.page_path, order.seats, create=False)
-        interruption = Interruption(lambda: page.is_cancelled(order.seat), from_other_threads=order.shares_process)
-        execution = Execution(app.registry, order.node, _log_failure, RunLimits(*order.limits), interruption)
+        interruption = Interruption(lambda: page.is_cancelled(order.seat), self._threads, shared=order.shares_process)
+        execution = Execution(
+            app.registry, order.node, _log_failure, RunLimits(*order.limits), interruption, self._loop
+        )
         if not order.shares_process:
             os.register_at_fork(after_in_child=_default_signals)
         elif self._context is None:
             self._context = transport.context()
-        return Slot(order, lifeline_fd, page, execution, self._context)
+        return Slot(order, lifeline_fd, page, execution, self._context, self._loop)
 
     def close(self) -> None:
         """Sends what is still to be sent."""

@@ -64,6 +64,7 @@ class _Berth(NamedTuple):
     stacks_fd: int
     supervisor_pid: int
     preload: bool
+    pool: str
 
 
 class Template:
@@ -88,13 +89,13 @@ class Template:
         return cls(pid, channel)
 
     @classmethod
-    def execute(cls, program: Program, files: SharedFiles, *, preload: bool) -> Template:
+    def execute(cls, program: Program, files: SharedFiles, *, preload: bool, pool: str) -> Template:
         """Starts this program anew as a host: for new code, from a supervisor that has threads.
 
         It must lead to `become_what_was_ordered`.
         """
         channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        berth = _Berth(theirs.fileno(), *files, os.getpid(), preload)
+        berth = _Berth(theirs.fileno(), *files, os.getpid(), preload, pool)
         inherited = (berth.channel_fd, *files)
         try:
             for fd in inherited:
@@ -165,7 +166,7 @@ def become_what_was_ordered(plan: HostPlan) -> None:
         os.set_inheritable(fd, False)
     channel = Channel(socket.socket(fileno=berth.channel_fd))
     files = SharedFiles(berth.alarm_fd, berth.stacks_fd)
-    become_host(plan._replace(preload=berth.preload), channel, files, berth.supervisor_pid)
+    become_host(plan._replace(preload=berth.preload, pool=berth.pool), channel, files, berth.supervisor_pid)
 
 
 def become_host(plan: HostPlan, channel: Channel, files: SharedFiles, supervisor_pid: int) -> NoReturn:
@@ -176,10 +177,9 @@ def become_host(plan: HostPlan, channel: Channel, files: SharedFiles, supervisor
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, _ignore)
         stacks.write_on_request(files.stacks_fd)
-        pool = pools.find(plan.pool)
-        pool.prepare()
-        load = _loading(plan, pool, channel)
-        if load is not None:
+        pool = _prepared(plan, channel)
+        load = None if pool is None else _loading(plan, pool, channel)
+        if pool is not None and load is not None:
             with contextlib.suppress(ConnectionError):  # the supervisor is gone, and so is the host's purpose
                 pool.serve(load, plan.maker, channel)
             code = 0
@@ -197,6 +197,20 @@ def _ignore(number: int, frame: object) -> None:
 
     A handler, so that programs started by tasks don't inherit it.
     """
+
+
+def _prepared(plan: HostPlan, channel: Channel) -> Pool | None:
+    """The pool, in a process that is ready for it; None, where it can't be, and the supervisor was told."""
+    try:
+        pool = pools.find(plan.pool)
+        pool.prepare()
+        if pool.greenlets is not None:
+            plan.maker.use(pool.greenlets)
+    except Exception as error:
+        text = "" if isinstance(error, MeshError) else "".join(traceback.format_exception(error))
+        channel.say("failed", f"pool {plan.pool}: {error}", text[-_TRACEBACK_CHARS:])
+        return None
+    return pool
 
 
 def _loading(plan: HostPlan, pool: Pool, channel: Channel) -> Callable[[], LoadedApp] | None:

@@ -11,10 +11,10 @@ import contextlib
 import errno
 import os
 import random
-import select
 import signal
 import time
 from collections.abc import Callable, Iterator
+from select import EPOLLIN, epoll  # now: pools that run greenlets take them away
 from typing import Any, Final
 
 import zmq
@@ -216,14 +216,14 @@ class Poller:
         #: {source: its descriptor}
         self._descriptors: dict[_Socket | int, int] = {}
         #: All descriptors behind one, for who waits in another way than `wait`.
-        self._epoll: select.epoll | None = None
+        self._epoll: epoll | None = None
 
     def add(self, source: _Socket | int) -> None:
         """Waits for input from this one too."""
         self._poller.register(source if isinstance(source, int) else source.socket, zmq.POLLIN)
         fd = self._descriptors[source] = source if isinstance(source, int) else int(source.socket.getsockopt(zmq.FD))
         if self._epoll is not None:
-            self._epoll.register(fd, select.EPOLLIN)
+            self._epoll.register(fd, EPOLLIN)
 
     def remove(self, source: _Socket | int) -> None:
         """Waits for it no longer. To be called before it is closed."""
@@ -238,9 +238,9 @@ class Poller:
     def fileno(self) -> int:
         """Readable when `wait` may have something to tell, if it had nothing before."""
         if self._epoll is None:
-            self._epoll = select.epoll()
+            self._epoll = epoll()
             for fd in self._descriptors.values():
-                self._epoll.register(fd, select.EPOLLIN)
+                self._epoll.register(fd, EPOLLIN)
         return self._epoll.fileno()
 
     def wait(self, timeout_s: float | None) -> dict[Any, int]:
@@ -331,7 +331,7 @@ class Processes:
     """Deaths of processes, from the kernel: one pidfd each, all behind one descriptor."""
 
     def __init__(self) -> None:
-        self._epoll = select.epoll()
+        self._epoll = epoll()
         #: {pidfd: pid}
         self._pid_of: dict[int, int] = {}
 
@@ -356,7 +356,7 @@ class Processes:
                 return False
             raise
         self._pid_of[pidfd] = pid
-        self._epoll.register(pidfd, select.EPOLLIN)
+        self._epoll.register(pidfd, EPOLLIN)
         return True
 
     def ended(self) -> list[int]:

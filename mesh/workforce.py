@@ -35,6 +35,7 @@ class Employment(NamedTuple):
     """What a node's slots are."""
 
     order: SlotOrder  #: what all orders have in common
+    pool: str
     forks: bool  #: they are processes of their own
     preload: bool
     program: Program | None  #: to be started anew, as a host; None: it can't be
@@ -266,7 +267,9 @@ class Workforce:
     def _start_host(self) -> None:
         assert self._employment.program is not None
         try:
-            self._coming = Template.execute(self._employment.program, self._files, preload=self._preload)
+            self._coming = Template.execute(
+                self._employment.program, self._files, preload=self._preload, pool=self._employment.pool
+            )
         except OSError as error:
             logger.error("no new process for slots can be started: %s", error, extra={"action": "renewal_failed"})
             self._renewal_failed()

@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Mapping
+from os import close as _close  # that of gevent, which comes later, closes when its loop has something to do
 from typing import Any, Final, NamedTuple, Protocol
 
 import msgpack
@@ -67,8 +68,30 @@ class HostedSlot(Protocol):
         """Raises in the task that runs what is due to be raised in it, if anything is. Any thread, also a handler."""
 
 
+class Greenlets(Protocol):
+    """What takes the place of threads in a process that runs greenlets."""
+
+    def wait(self, fd: int, timeout_s: float | None) -> None:
+        """Waits until the descriptor is readable, or so long, while others go on."""
+
+    def start(self, work: Callable[..., object], *args: Any) -> Any:
+        """A greenlet that does this."""
+
+    def join(self, greenlet: Any) -> None:
+        """Waits until it has ended."""
+
+    def current(self) -> Any:
+        """The one that calls."""
+
+    def raise_in(self, thread: Any, error: type[BaseException] | None) -> None:
+        """As `interruption.Threads`: where it waits."""
+
+
 class SlotMaker(Protocol):
     """Makes the slots of a process."""
+
+    def use(self, greenlets: Greenlets) -> None:
+        """From here on whatever waits in this process lets other greenlets go on. Before the app is imported."""
 
     def make(self, app: LoadedApp, order: SlotOrder, lifeline_fd: int) -> HostedSlot:
         """A slot; to be called in the thread that will run it. The lifeline is its own to read, not to close."""
@@ -88,6 +111,8 @@ class Pool(Protocol):
     forks: bool
     #: A task may wait for another one: a slot can stand in for it.
     stands_in: bool
+    #: What its slots run in, where that is neither a process, nor a thread, nor a coroutine.
+    greenlets: Greenlets | None
 
     def concurrency(self) -> int:
         """Slots of a node that says nothing."""
@@ -170,7 +195,12 @@ class Lifelines:
         for one in list(self._ends) if seat is None else [seat]:
             end = self._ends.pop(one, None)
             if end is not None:
-                os.close(end)
+                close_at_once(end)
+
+
+def close_at_once(fd: int) -> None:
+    """Closes a descriptor that another one's wait may be for, also where greenlets run."""
+    _close(fd)
 
 
 def waits_for_its_turn(lifeline_fd: int) -> bool:

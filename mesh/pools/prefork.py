@@ -21,6 +21,7 @@ class Prefork:
     refused: Mapping[str, str] = {}
     forks = True
     stands_in = True
+    greenlets = None
 
     def concurrency(self) -> int:
         """One slot per CPU that this process may use."""

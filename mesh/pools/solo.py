@@ -7,8 +7,8 @@ import signal
 import threading
 from collections.abc import Callable, Mapping
 
+from mesh.pools import one_process
 from mesh.pools.hosting import Channel, LoadedApp, SlotMaker, SlotOrder
-from mesh.pools.threads import REFUSED_IN_ONE_PROCESS, ThreadHost
 
 
 class Solo:
@@ -16,12 +16,13 @@ class Solo:
 
     name = "solo"
     refused: Mapping[str, str] = {
-        **REFUSED_IN_ONE_PROCESS,
+        **one_process.REFUSED,
         "--concurrency": "it runs one task at a time; leave it out, or use -P prefork",
         "--autoscale": "it runs one task at a time; use -P prefork",
     }
     forks = False
     stands_in = False
+    greenlets = None
 
     def concurrency(self) -> int:
         """One."""
@@ -35,8 +36,8 @@ class Solo:
         _SoloHost(load(), maker, channel).serve()
 
 
-class _SoloHost(ThreadHost):
-    """As a host of threads, with one slot, in the main thread, where signals reach it."""
+class _SoloHost(one_process.OneProcess):
+    """Runs its slot in the main thread, where signals reach it."""
 
     def __init__(self, app: LoadedApp, maker: SlotMaker, channel: Channel) -> None:
         super().__init__(app, maker, channel)
@@ -50,12 +51,13 @@ class _SoloHost(ThreadHost):
         listener.start()
         while (ordered := self._ordered.get()) is not None:
             self._seat = ordered[0].seat
-            self.work(*ordered)
+            with self.life(*ordered):
+                self.made(*ordered).run()
         listener.join()
         self._maker.close()
 
     def _listen(self) -> None:
-        self.heed()
+        self.heed_all()
         self._ordered.put(None)
 
     def start(self, order: SlotOrder, lifeline_fd: int) -> None:

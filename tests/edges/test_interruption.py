@@ -16,7 +16,7 @@ from mesh.exceptions import SoftTimeLimitExceeded, TaskInterrupted
 from mesh.interruption import Interruption
 from tests.edges.fake_node import DEADLINE_S
 
-SHARED = {"from_other_threads": True}
+SHARED = {"shared": True}
 
 
 class Cancelled:

@@ -115,11 +115,11 @@ class Node(Process):
     def __init__(self, host: Host, name: str, argv: list[str], log: Path) -> None:
         super().__init__(argv, host.url, log)
         self.name = name
-        self._host = host
+        self.host = host
 
     def report(self) -> dict[str, Any]:
         """What `mesh status` says of it; empty while the router does not know it."""
-        nodes = self._host.status()["nodes"]
+        nodes = self.host.status()["nodes"]
         return next((node for node in nodes if node["pid"] == self.pid), {})
 
     def slots(self) -> list[int]:
@@ -164,7 +164,7 @@ class Host:
         project: str = PROJECT,
         workdir: str | None = None,
     ) -> Node:
-        """A node; with `wait` its slots have joined when this returns."""
+        """A node; with `wait` its slots have joined when this returns. Without `slots` it says no number."""
         # The option names the directory in the command line, by which the net under the tests finds strays.
         url = ["-b", self.url] if broker else []
         place = [] if workdir is None else ["--workdir", workdir]
@@ -188,6 +188,10 @@ class Host:
         code_ = script.wait()
         assert code_ == 0, script.said
         return script.said
+
+    def adopt(self, process: Process) -> None:
+        """It is ended with what runs here."""
+        self._started.append(process)
 
     def _start(self, argv: list[str], name: str) -> Process:
         process = Process(argv, self.url, self._log(name))

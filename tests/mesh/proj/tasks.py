@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 import hashlib
 import multiprocessing
 import os
 import signal
+import socket
+import threading
 import time
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -272,3 +276,78 @@ def cling(self: Any, begun: str, ended: str, *, heeds: bool = True) -> str:
             Path(ended).touch()
             if heeds:
                 raise
+
+
+@app.task
+async def nap(s: float) -> int:
+    """Waits, and lets others go on."""
+    await asyncio.sleep(s)
+    return os.getpid()
+
+
+@app.task
+def ask(name: str, *args: Any) -> Any:
+    """Waits for another task."""
+    return app.tasks[name].delay(*args).get(20)
+
+
+@app.task
+async def ask_directly(name: str, *args: Any) -> Any:
+    """Waits for another task where the loop runs."""
+    return app.tasks[name].delay(*args).get(20)
+
+
+@app.task
+async def ask_aside(name: str, *args: Any) -> Any:
+    """Waits for another task in a thread."""
+    return await asyncio.to_thread(app.tasks[name].delay(*args).get, 20)
+
+
+@app.task
+async def block() -> None:
+    """A coroutine that never returns to its loop."""
+    never_return.run()
+
+
+_word: ContextVar[str] = ContextVar("word", default="none")
+
+
+@app.task
+async def say_word(word: str) -> str:
+    """The word of the context, which is the next one's from here on."""
+    before = _word.get()
+    _word.set(word)
+    return before
+
+
+@app.task
+async def leave_loop(how: str) -> None:
+    """Does what would end the task that runs its slot, or its loop."""
+    task = asyncio.current_task()
+    assert task is not None
+    if how == "cancels itself":
+        task.cancel()
+    elif how == "is cancelled while it waits":
+        asyncio.get_running_loop().call_soon(task.cancel)
+        await asyncio.sleep(3600)
+    elif how == "exits":
+        raise SystemExit(3)
+
+
+@app.task
+def connect_to_itself() -> float:
+    """How long it takes to hear over a socket from a thread that sleeps first. Nothing else in its process may wait."""
+    ours, theirs = socket.socketpair()
+    begun_s = time.monotonic()
+
+    def answer() -> None:
+        time.sleep(0.2)
+        theirs.send(b"x")
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    ours.recv(1)
+    thread.join()
+    ours.close()
+    theirs.close()
+    return time.monotonic() - begun_s

@@ -1,0 +1,108 @@
+"""What hosts have in common whose slots share their process: threads, coroutines and greenlets.
+
+Nothing of it can be killed alone. Where a task has to be, by its time limit or on request, the process is, and what ran
+beside it runs again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import traceback
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from mesh.pools.hosting import (
+    Channel,
+    HostedSlot,
+    Lifelines,
+    LoadedApp,
+    SlotMaker,
+    SlotOrder,
+    close_at_once,
+    order_of,
+)
+
+_WHY: Final = "its slots share one process, which can't be replaced for one of them; use -P prefork"
+#: What no pool can do whose slots share a process.
+REFUSED: Mapping[str, str] = {"--max-tasks-per-child": _WHY, "--max-memory-per-child": _WHY}
+_FAILED: Final = 1 << 8  #: wait status of a process that has exited with code 1
+
+
+class OneProcess:
+    """1. Hands on what the supervisor says. 2. Makes slots, and tells of their end. How they run is its heirs' part."""
+
+    def __init__(self, app: LoadedApp, maker: SlotMaker, channel: Channel) -> None:
+        self._app = app
+        self._maker = maker
+        self._channel = channel
+        self._lifelines = Lifelines()
+        #: {seat: slot} of those that run.
+        self._slots: dict[int, HostedSlot] = {}
+
+    def start(self, order: SlotOrder, lifeline_fd: int) -> None:
+        """Has a slot made and run, within its `life`."""
+        raise NotImplementedError
+
+    def interrupt(self, seat: int) -> None:
+        """Raises in the task of this slot what is due."""
+        slot = self._slots.get(seat)
+        if slot is not None:
+            slot.interrupt()
+
+    def heed_all(self) -> None:
+        """Heeds orders, and waits for them, until the supervisor is gone."""
+        while self.heed():
+            pass
+
+    def heed(self) -> bool:
+        """Heeds the next order, and waits for it. False where the supervisor is gone: then all slots are to end."""
+        words: list[Any] | None = self._channel.receive()
+        if words is None:
+            self._lifelines.end(None)
+            return False
+        if words[0] == "spawn":
+            order = order_of(words)
+            self.start(order, self._lifelines.open(order.seat))
+            self._channel.spawned(order.seat)
+        elif words[0] == "go":
+            self._lifelines.go(words[1])
+        elif words[0] == "end":
+            self._lifelines.end(words[1])
+        elif words[0] == "interrupt":
+            self.interrupt(words[1])
+        return True
+
+    def made(self, order: SlotOrder, lifeline_fd: int) -> HostedSlot:
+        """A slot, to be run here, within its `life`."""
+        slot = self._slots[order.seat] = self._maker.make(self._app, order, lifeline_fd)
+        return slot
+
+    @contextlib.contextmanager
+    def life(self, order: SlotOrder, lifeline_fd: int) -> Iterator[None]:
+        """Around a slot's making and running: what is raised there is shown, and its end told. Nothing gets out."""
+        status = _FAILED
+        try:
+            yield
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            self._slots.pop(order.seat, None)
+            with contextlib.suppress(OSError):  # a task may have closed it
+                close_at_once(lifeline_fd)
+            self._lifelines.end(order.seat)
+            self._channel.exited(order.seat, os.getpid(), status, _peak_kib())
+
+
+def allow_descriptors() -> None:
+    """Raises how many descriptors this process may have to what it may raise it to."""
+    with contextlib.suppress(OSError, ValueError):
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _peak_kib() -> int:
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
