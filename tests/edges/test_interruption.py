@@ -16,8 +16,6 @@ from mesh.exceptions import SoftTimeLimitExceeded, TaskInterrupted
 from mesh.interruption import Interruption
 from tests.edges.fake_node import DEADLINE_S
 
-SHARED = {"shared": True}
-
 
 class Cancelled:
     """Whether a run is to end early."""
@@ -40,13 +38,13 @@ def is_over(interruption: Interruption) -> None:
 
 # --- in its own thread ---------------------------------------------------------------------------
 
-KINDS = pytest.mark.parametrize("shared", [{}, SHARED], ids=["alone", "in a shared process"])
+KINDS = pytest.mark.parametrize("shared", [False, True], ids=["alone", "in a shared process"])
 
 
 @KINDS
-def test_what_is_due_is_raised_in_user_code_once(cancelled: Cancelled, shared: dict[str, bool]) -> None:
+def test_what_is_due_is_raised_in_user_code_once(cancelled: Cancelled, shared: bool) -> None:
     # Given user code whose soft limit is over, and which is to end early
-    interruption = Interruption(cancelled, **shared)
+    interruption = Interruption(cancelled, shared=shared)
     interruption.enter()
     interruption.strike()
     is_over(interruption)
@@ -63,10 +61,8 @@ def test_what_is_due_is_raised_in_user_code_once(cancelled: Cancelled, shared: d
 
 
 @KINDS
-def test_nothing_is_raised_before_user_code_begins_nor_after_it_has_ended(
-    cancelled: Cancelled, shared: dict[str, bool]
-) -> None:
-    interruption = Interruption(cancelled, **shared)
+def test_nothing_is_raised_before_user_code_begins_nor_after_it_has_ended(cancelled: Cancelled, shared: bool) -> None:
+    interruption = Interruption(cancelled, shared=shared)
     is_over(interruption)
     interruption.strike()
     interruption.soft_deadline_mono_s = math.inf
@@ -81,9 +77,9 @@ def test_nothing_is_raised_before_user_code_begins_nor_after_it_has_ended(
 @KINDS
 @pytest.mark.parametrize("strikes_first", [True, False])
 def test_a_soft_limit_that_is_over_too_early_is_raised_as_user_code_begins(
-    cancelled: Cancelled, shared: dict[str, bool], strikes_first: bool
+    cancelled: Cancelled, shared: bool, strikes_first: bool
 ) -> None:
-    interruption = Interruption(cancelled, **shared)
+    interruption = Interruption(cancelled, shared=shared)
     is_over(interruption)
     if strikes_first:
         interruption.strike()
@@ -94,11 +90,9 @@ def test_a_soft_limit_that_is_over_too_early_is_raised_as_user_code_begins(
 
 
 @KINDS
-def test_an_end_that_was_asked_for_too_early_is_raised_as_user_code_begins(
-    cancelled: Cancelled, shared: dict[str, bool]
-) -> None:
+def test_an_end_that_was_asked_for_too_early_is_raised_as_user_code_begins(cancelled: Cancelled, shared: bool) -> None:
     # Given a run that is to end early, of which its slot hears while it still decodes the arguments
-    interruption = Interruption(cancelled, **shared)
+    interruption = Interruption(cancelled, shared=shared)
     cancelled.is_set = True
     interruption.strike()
 
@@ -124,11 +118,9 @@ class StruckAsItLeaves(Interruption):
 
 
 @KINDS
-def test_what_strikes_as_user_code_ends_is_raised_and_nothing_after_it(
-    cancelled: Cancelled, shared: dict[str, bool]
-) -> None:
+def test_what_strikes_as_user_code_ends_is_raised_and_nothing_after_it(cancelled: Cancelled, shared: bool) -> None:
     # Given user code that ends, when a signal comes in the middle of that
-    interruption = StruckAsItLeaves(cancelled, **shared)
+    interruption = StruckAsItLeaves(cancelled, shared=shared)
     interruption.enter()
     is_over(interruption)
     with pytest.raises(SoftTimeLimitExceeded):
@@ -142,7 +134,7 @@ def test_what_strikes_as_user_code_ends_is_raised_and_nothing_after_it(
 
 def test_a_signal_may_come_while_the_lock_is_held(cancelled: Cancelled) -> None:
     # Given a slot in the main thread of a shared process, whose signal handler strikes
-    interruption = Interruption(cancelled, **SHARED)
+    interruption = Interruption(cancelled, shared=True)
     before = signal.signal(signal.SIGUSR1, lambda number, frame: interruption.strike())
     try:
         # When signals come at any moment, also as tasks begin and end
@@ -207,7 +199,7 @@ class Worker:
 @pytest.mark.parametrize("cancels", [False, True], ids=["soft limit", "early end"])
 def test_another_thread_is_interrupted_where_it_runs(cancelled: Cancelled, cancels: bool) -> None:
     # Given a task in another thread
-    worker = Worker(Interruption(cancelled, **SHARED))
+    worker = Worker(Interruption(cancelled, shared=True))
 
     # When it is struck before anything is due, and after, several times
     worker.interruption.strike()
@@ -226,7 +218,7 @@ def test_another_thread_is_interrupted_where_it_runs(cancelled: Cancelled, cance
 def test_nothing_is_raised_in_another_thread_once_it_has_left_user_code(cancelled: Cancelled) -> None:
     # Given threads that end their tasks at the moment in which they are struck
     for _ in range(200):
-        worker = Worker(Interruption(cancelled, **SHARED))
+        worker = Worker(Interruption(cancelled, shared=True))
         is_over(worker.interruption)
         worker.ends.set()
         worker.interruption.strike()
@@ -350,7 +342,7 @@ def test_a_coroutine_that_is_never_begun_is_no_warning(loop: EventLoop) -> None:
 @pytest.mark.parametrize("cancels", [False, True], ids=["soft limit", "early end"])
 def test_a_strike_reaches_the_coroutine_that_runs(loop: EventLoop, cancelled: Cancelled, cancels: bool) -> None:
     # Given a coroutine in this thread, as a slot runs it
-    interruption = Interruption(cancelled, **SHARED)
+    interruption = Interruption(cancelled, shared=True)
     coroutine = Interruptible(asyncio.sleep(3600))
     interruption.enter(coroutine)
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -139,11 +140,15 @@ def replaces_its_process(option: str) -> Callable[[Bench], None]:
     return check
 
 
+def runs(bench: Bench, task_id: str) -> bool:
+    return task_id in bench.running()
+
+
 def terminates(bench: Bench) -> None:
     held, end = bench.hold() if slots_of(bench.pool) > 1 else (None, lambda: None)
     for signal_name in ("SIGTERM", "SIGKILL"):
         running = tasks.nap.delay(3600)
-        eventually(lambda running=running: running.id in bench.running())
+        eventually(partial(runs, bench, running.id))
         assert running.revoke(terminate=True, signal=signal_name, timeout=DEADLINE_S) == "terminated"
         with pytest.raises(TaskRevokedError):
             running.get(DEADLINE_S)
