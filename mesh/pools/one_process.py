@@ -63,9 +63,7 @@ class OneProcess:
             self._lifelines.end(None)
             return False
         if words[0] == "spawn":
-            order = order_of(words)
-            self.start(order, self._lifelines.open(order.seat))
-            self._channel.spawned(order.seat)
+            self._spawn(order_of(words))
         elif words[0] == "go":
             self._lifelines.go(words[1])
         elif words[0] == "end":
@@ -73,6 +71,20 @@ class OneProcess:
         elif words[0] == "interrupt":
             self.interrupt(words[1])
         return True
+
+    def _spawn(self, order: SlotOrder) -> None:
+        with contextlib.ExitStack() as undo:
+            try:
+                lifeline_fd = self._lifelines.open(order.seat)
+                undo.callback(os.close, lifeline_fd)
+                self._channel.spawned(order.seat)  # first: it may end at once
+                self.start(order, lifeline_fd)
+            except (OSError, RuntimeError):  # no file, or no thread, is left for it; the others go on
+                traceback.print_exc()
+                self._lifelines.end(order.seat)
+                self._channel.not_started(order.seat)
+                return
+            undo.pop_all()
 
     def made(self, order: SlotOrder, lifeline_fd: int) -> HostedSlot:
         """A slot, to be run here, within its `life`."""

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from mesh import Mesh
+from mesh.exceptions import TimeLimitExceeded
 from tests.mesh.running import DEADLINE_S, ROOT, Host, Node, eventually, is_alive
 
 POOLS = pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
@@ -19,6 +20,7 @@ POOLS = pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
 SHOP = """
 import os, time
 from mesh import Mesh
+from mesh.exceptions import TimeLimitExceeded
 
 app = Mesh("shop")
 
@@ -223,6 +225,31 @@ def test_a_node_that_was_started_in_another_directory_takes_new_code_too(host: H
 
     # Then it takes it
     eventually(lambda: shop.price()[0] == 2)
+
+
+def test_new_code_may_have_other_tasks_queues_and_limits(shop: Shop, app: Mesh) -> None:
+    # Given a node, and a call for a queue that it does not serve
+    node = shop.start()
+    waits = app.send_task("shop.stay", queue="letters")
+    assert shop.price()[0] == 1
+
+    # When its new code serves that queue, has such a task, and limits tasks
+    more = """
+app.conf.task_default_queue = "letters"
+app.conf.task_time_limit = 0.3
+
+@app.task
+def stay():
+    time.sleep(600)
+"""
+    shop.write(SHOP.format(price=2) + more)
+    node.send(signal.SIGHUP)
+
+    # Then the call runs, and is ended by the limit
+    with pytest.raises(TimeLimitExceeded, match=r"0\.3 s"):
+        waits.get(DEADLINE_S)
+    assert "shop.stay" in app.control.inspect().registered()[node.name]
+    assert eventually(lambda: node.report().get("queues") == ["letters"])
 
 
 def test_slots_that_are_replaced_all_the_time_take_new_code_too(shop: Shop) -> None:
