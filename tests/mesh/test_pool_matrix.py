@@ -146,7 +146,7 @@ CHECKS: Final[dict[str, Callable[[Bench], None]]] = {
     "soft time limit": is_interrupted,
     "hard time limit": is_killed,
     "code that never returns is killed": never_returns,
-    # TODO: `terminate`, the commands that resize and `--autoscale` come with another change, and their checks with it.
+    # `terminate`, the commands that resize and `--autoscale` come with another change, and their checks with it.
     "terminate a running task": is_to_be_filled,
     "questions are answered while all slots are busy": answers_while_busy,
     "grow and shrink": is_to_be_filled,

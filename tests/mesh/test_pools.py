@@ -185,7 +185,7 @@ def test_tasks_that_wait_for_each_other_get_their_results_though_the_router_dies
     node = host.start_node(slots=12, options=["-P", pool])
     results = [tasks.nap.delay(0.01) for _ in range(100)]
     asked = [tasks.ask.delay("tests.mesh.proj.tasks.add", n, 1) for n in range(10)]
-    eventually(lambda: results[0].ready())
+    eventually(results[0].ready)
 
     # When the router is killed
     os.kill(host.router_pid(), signal.SIGKILL)
