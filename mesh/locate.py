@@ -21,6 +21,9 @@ import stat
 import sys
 import time
 from collections.abc import Mapping
+
+# Now: that of gevent, which comes later, closes, and lets go of a lock, when its loop has something to do.
+from os import close
 from typing import Any, Final, NamedTuple
 
 from mesh.exceptions import InvalidMeshName, RouterNotPermitted, RouterUnreachable, UnsupportedURL
@@ -325,7 +328,7 @@ def _open_lock(place: Place, path: str) -> int:
 
 def release_router_lock(fd: int) -> None:
     """Ends being the router; another may start from here on. The end of the process does the same."""
-    os.close(_held.pop(fd))
+    close(_held.pop(fd))
     _unlock(fd)
 
 
@@ -368,7 +371,7 @@ def _lock(fd: int, kind: int) -> bool:
 def _unlock(fd: int) -> None:
     """Unlocks before it closes: a child forked by another thread meanwhile has a copy, which must not keep the lock."""
     fcntl.flock(fd, fcntl.LOCK_UN)
-    os.close(fd)
+    close(fd)
 
 
 def _is_at(fd: int, path: str) -> bool:
@@ -430,7 +433,7 @@ def ensure_router(place: Place, settings: Mapping[str, Any] | None = None) -> No
             fcntl.flock(fd, fcntl.LOCK_UN)
             raise RouterUnreachable(place.mesh, 0.0, f"to start one with {sys.executable!r}", _reason(error)) from None
     finally:
-        os.close(fd)  # also after Ctrl-C: a process that goes on must not keep others from starting a router
+        close(fd)  # also after Ctrl-C: a process that goes on must not keep others from starting a router
 
 
 def _spawn(place: Place, start_lock: int, settings: Mapping[str, Any]) -> None:
@@ -458,8 +461,8 @@ def _spawn(place: Place, start_lock: int, settings: Mapping[str, Any]) -> None:
             setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
         )
     finally:
-        os.close(log)
-        os.close(lock)
+        close(log)
+        close(lock)
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, 0)
 
@@ -474,7 +477,7 @@ def _open_log(place: Place) -> int:
     try:
         return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10)
     finally:
-        os.close(fd)
+        close(fd)
 
 
 def _environment() -> dict[str, str]:

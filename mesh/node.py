@@ -84,7 +84,6 @@ class Node:
 
         self._transport = transport
         self._options = options
-        self._host_pid = host.pid
         self._info = info
         self._place = place
         self._incarnation = transport.fresh_incarnation()
@@ -110,6 +109,7 @@ class Node:
                 apart,
                 options.preload,
                 _another_host(options, pool, files),
+                self._rejoin,
                 self._renewed,
             ),
             self._supervision,
@@ -164,10 +164,7 @@ class Node:
                 info["pool"],
                 extra={"action": "pool_kept"},
             )
-        others = info["queues"] != self._info["queues"]
         self._info = {**self._info, **info}
-        if others:
-            self._rejoin()
         return order._replace(queues=tuple(info["queues"]), limits=tuple(info.get("limits", (0.0, 0.0))))
 
     # --- the loop --------------------------------------------------------------------------------
@@ -304,7 +301,7 @@ class Node:
             "page": self._page.path,
             "queues": list(self._info["queues"]),
             "concurrency": self._info["concurrency"],
-            "template_pid": self._host_pid,
+            "template_pid": self._workforce.host_pid,
             "wants_demand": self._autoscaling is not None,
             "link": self._links,
             "app": self._info.get("app"),

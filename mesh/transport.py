@@ -14,7 +14,10 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator
-from select import EPOLLIN, epoll  # now: pools that run greenlets take them away
+
+# Now: where greenlets run, those of later are others, which let others go on, close later, or are not there.
+from os import close, read, write
+from select import EPOLLIN, epoll
 from typing import Any, Final
 
 import zmq
@@ -303,7 +306,7 @@ class Wakeup:
     def set(self) -> None:
         """Ends the wait. Any thread, also a signal handler."""
         with contextlib.suppress(OSError):
-            os.write(self._write_fd, b"\0")
+            write(self._write_fd, b"\0")
 
     def set_on_signals(self) -> None:
         """Every signal ends the wait from here on, also one that comes right before it. Main thread only.
@@ -316,7 +319,7 @@ class Wakeup:
     def clear(self) -> None:
         """To be called when the wait has ended."""
         with contextlib.suppress(BlockingIOError):
-            os.read(self._fd, 1 << 16)
+            read(self._fd, 1 << 16)
 
     def close(self) -> None:
         """Gives the descriptors back; `set` has no effect from here on."""
@@ -324,7 +327,7 @@ class Wakeup:
             signal.set_wakeup_fd(-1)
         fds, self._fd, self._write_fd = (self._fd, self._write_fd), -1, -1
         for fd in fds:
-            os.close(fd)
+            close(fd)
 
 
 class Processes:
@@ -365,11 +368,11 @@ class Processes:
         for pidfd, _ in self._epoll.poll(0):
             pids.append(self._pid_of.pop(pidfd))
             self._epoll.unregister(pidfd)
-            os.close(pidfd)
+            close(pidfd)
         return pids
 
     def close(self) -> None:
         """Gives all descriptors back."""
         for pidfd in self._pid_of:
-            os.close(pidfd)
+            close(pidfd)
         self._epoll.close()

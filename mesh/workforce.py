@@ -38,6 +38,8 @@ class Employment(NamedTuple):
     preload: bool
     #: Starts another host, with new code, which preloads the app or not; None: it can't.
     another_host: Callable[[bool], Host] | None
+    #: Is told when there is another host.
+    changed: Callable[[], None]
     #: What a new host says of the app -> what slots made from it are.
     renewed: Callable[[dict[str, Any], SlotOrder], SlotOrder] = lambda info, order: order
 
@@ -90,6 +92,12 @@ class Workforce:
         #: There is no host, and none can be started.
         self.is_lost = False
         poller.add(host.fileno())
+
+    @property
+    def host_pid(self) -> int:
+        """The process that new slots come from; 0 while there is none."""
+        host = self._hosts.get(self.supervision.generation)
+        return 0 if host is None else host.pid
 
     # --- what there is to do -----------------------------------------------------------------------
 
@@ -309,6 +317,7 @@ class Workforce:
         self._again_s = HOST_AGAIN_S
         self._order = self._employment.renewed(info, self._order)
         self._hosts[self.supervision.renew()] = host
+        self._employment.changed()
         logger.info("the app is loaded again, its slots follow", extra={"action": "renewed"})
 
     def _renewal_failed(self) -> None:

@@ -13,7 +13,10 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Mapping
-from os import close as _close  # that of gevent, which comes later, closes when its loop has something to do
+
+# Now: where greenlets run, those of later let others go on, or close when their loop has something to do.
+from os import close as _close
+from os import read, write
 from typing import Any, Final, NamedTuple, Protocol
 
 import msgpack
@@ -272,7 +275,7 @@ class Lifelines:
         end = self._ends.get(seat)
         if end is not None:
             with contextlib.suppress(OSError):
-                os.write(end, _GO)
+                write(end, _GO)
 
     def end(self, seat: int | None) -> None:
         """A slot is to end; None: all."""
@@ -289,7 +292,7 @@ def close_at_once(fd: int) -> None:
 
 def waits_for_its_turn(lifeline_fd: int) -> bool:
     """Reads a lifeline that is readable. True where the slot may begin, False where it is to end."""
-    return os.read(lifeline_fd, 1) == _GO
+    return read(lifeline_fd, 1) == _GO
 
 
 def die_with_parent(parent_pid: int) -> None:

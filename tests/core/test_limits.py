@@ -123,9 +123,10 @@ def test_of_runs_that_share_a_process_the_first_that_is_over_has_it_killed_once(
 
 def test_a_process_that_was_spared_can_be_killed_for_a_later_run(watch):
     # Given a run that was over its limit and has ended before the kill
-    watch.look([a_run(hard_s=5.0)], 15.0)
-    watch.spared(100)
-    watch.spared(999)
+    run = a_run(hard_s=5.0)
+    watch.look([run], 15.0)
+    watch.spared(run)
+    watch.spared(a_run(1, pid=999))
 
     # When its process dies of something else, or runs on and on
     later = a_run(lease=2, begun=15.0, hard_s=5.0)
@@ -136,6 +137,20 @@ def test_a_process_that_was_spared_can_be_killed_for_a_later_run(watch):
     assert watch.ended(100, killed=True, still_runs=still) == Verdict(
         "a task that it ran had reached its time limit of 5 s", 0, 5.0
     )
+
+
+def test_a_slot_that_can_be_killed_alone_is_told_from_its_neighbours(checked):
+    # Given two slots of one process, each of which can be killed alone
+    watch = checked(LimitWatch(apart=True))
+    run, other = a_run(0, hard_s=5.0), a_run(1, hard_s=6.0)
+    assert watch.look([run, other], 15.0) == [Kill(run)]
+
+    # When the time of the second is over too, then that is no reason not to kill it
+    assert watch.look([run, other], 16.0) == [Kill(other)]
+
+    # And each of their ends has its own reason
+    limits = [watch.ended(100, killed=True, still_runs=still, slot=slot).limit_s for slot in (1, 0)]
+    assert limits == [6.0, 5.0]
 
 
 def test_limits_are_true_where_there_is_one():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -175,3 +177,20 @@ def test_what_waits_in_a_greenlet_lets_others_go_on(host: Host, app: Mesh, pool:
 
     # Then all do so at once: one after the other they would take 8 s
     assert max(took_s) < 4
+
+
+@pytest.mark.parametrize("pool", ["threads", "asyncio", "gevent", "eventlet"])
+def test_tasks_that_wait_for_each_other_get_their_results_though_the_router_dies(host: Host, app: Mesh, pool: str):
+    # Given a node whose slots share a client, and tasks on it that wait for others
+    node = host.start_node(slots=12, options=["-P", pool])
+    results = [tasks.nap.delay(0.01) for _ in range(100)]
+    asked = [tasks.ask.delay("tests.mesh.proj.tasks.add", n, 1) for n in range(10)]
+    eventually(results[0].ready)
+
+    # When the router is killed
+    os.kill(host.router_pid(), signal.SIGKILL)
+
+    # Then all get what they wait for, from the next one
+    assert [one.get(DEADLINE_S) for one in asked] == list(range(1, 11))
+    assert len([one.get(DEADLINE_S) for one in results]) == 100
+    assert node.ready().stop() == exit_codes.OK
