@@ -30,11 +30,9 @@ class Demands:
 
     def tick(self, mono_s: float) -> list[SendControl]:
         """What is to be told now."""
-        wanting = [node for node in self._membership.nodes.values() if node.info.get("wants_demand") is True]
         self._next_mono_s = None
-        if not wanting:
-            self._told.clear()
-            return []
+        wanting = [self._membership.nodes[name] for name in self._membership.wanting]
+        self._told = {node.peer: self._told[node.peer] for node in wanting if node.peer in self._told}
         effects = []
         for node in wanting:
             tasks, told = self._waiting(node), self._told.get(node.peer, _Told(0, float("-inf")))
@@ -54,4 +52,4 @@ class Demands:
 
     def next_deadline_mono_s(self) -> float | None:
         """When `tick` has something to tell that came too soon."""
-        return self._next_mono_s
+        return self._next_mono_s if self._membership.wanting else None

@@ -401,7 +401,8 @@ class Owner:
         if self.crew.dead_slots:
             self.crew.give_up_waiting_for_causes()
         self.adoption.tick()
-        self.revocation.tick()
+        if self.revocation.awaits:
+            self.revocation.tick()
         dispatch.tick(now)
         self._assign(now)
         for consumer in dispatch.stale(now):
@@ -415,7 +416,8 @@ class Owner:
             effects += runs.take_receipts()
         effects += self.intake.take_confirms()
         effects += self.membership.tick(now.mono_s)
-        effects += self.demands.tick(now.mono_s)
+        if self.membership.wanting:
+            effects += self.demands.tick(now.mono_s)
         return effects
 
     def _assign(self, now: Now) -> None:

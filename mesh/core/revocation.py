@@ -77,6 +77,11 @@ class Revocation:
         #: In the order in which they came.
         self._awaited: list[_Awaited] = []
 
+    @property
+    def awaits(self) -> bool:
+        """Somebody waits for the end of a task, or one was ended that nobody waits for any more."""
+        return bool(self._awaited or self._dispatch.terminated)
+
     def request(self, arguments: dict[str, Any], timeout_s: float, reply: Callable[[Answer], None]) -> None:
         """Answers a request with `ids`, and a `signal` where what runs is to be ended; at once, or within its time.
 
