@@ -190,7 +190,9 @@ class Slot:
     def _is_over(self) -> bool:
         if self._ending_by_mono_s is None:
             return False
-        return not self._work.unreceipted or time.monotonic() >= self._ending_by_mono_s
+        # Where a HELLO is under way its answer is waited for: else the router could hear of the slot after its end.
+        settled = self._joined and not self._work.unreceipted
+        return settled or time.monotonic() >= self._ending_by_mono_s
 
     def _wait_s(self) -> float | None:
         deadlines = [self._work.next_deadline_mono_s(), self._ending_by_mono_s]

@@ -188,6 +188,10 @@ class SlotPage:
         finally:
             os.close(fd)
 
+    def vacate(self, slot: int) -> None:
+        """The slot has ended and its process goes on: a router that starts is not to wait for it."""
+        self._write(slot * RECORD_BYTES + _PID, 0)
+
     def said(self, slot: int) -> tuple[int, bool]:
         """What the slot says of itself, and whether it waits in a task for another one."""
         word = self._read(slot * RECORD_BYTES + _SAYS)

@@ -217,6 +217,8 @@ class Workforce:
             logger.error("slot %d (pid %d): %s", report.seat, report.pid, report.cause, extra={"action": "slot_lost"})
         begun = self._page.begun(report.seat) if self._page.pid(report.seat) == report.pid else 0
         self._page.say(report.seat, 0)
+        if self._order.shares_process:
+            self._page.vacate(report.seat)
         self.untold.append(
             messages.SlotLost(report.seat, report.pid, begun, report.cause, report.charged, report.limit_s)
         )

@@ -104,7 +104,8 @@ class SimSlot(Process):
     def _is_over(self) -> bool:
         if self._ending_by_s is None:
             return False
-        return not self.work.unreceipted or self.timeline.mono_s >= self._ending_by_s
+        settled = self.joined and not self.work.unreceipted
+        return settled or self.timeline.mono_s >= self._ending_by_s
 
     def _look_around(self) -> None:
         if self._lifeline_closed and self._ending_by_s is None:
