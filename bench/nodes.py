@@ -43,6 +43,8 @@ _SETTLE_S: Final = 4.0
 #: Tasks that have a fresh process each.
 _FRESH: Final = 100
 _MIB: Final = 1 << 20
+#: What outcomes may take in the router: so little that they are as many at the half as at the end.
+_OUTCOMES_BYTES: Final = 4 << 20
 SOAK_OPTIONS: Final = ("--autoscale", "4,1", "--max-tasks-per-child", "500")
 
 
@@ -52,6 +54,7 @@ class Nodes:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.url = f"mesh://{directory}"
+        os.environ["MESH_RESULTS_MAX_BYTES"] = str(_OUTCOMES_BYTES)
         self.environment = {**os.environ, "MESH_BROKER_URL": self.url, "MESH_WORKER_AUTOSCALE_IDLE": "1"}
 
     def start(self, name: str, *options: str) -> tuple[subprocess.Popen[bytes], float]:
