@@ -7,7 +7,10 @@ import contextvars
 import threading
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
+
+#: How long what coroutines have left running has to end, when their slot does.
+LEFT_S: Final = 0.5
 
 
 class Interruptible:
@@ -165,6 +168,13 @@ class EventLoop:
         return self._runner.run(awaited(), context=contextvars.copy_context())  # the runner has one of its own
 
     def close(self) -> None:
-        """Ends what was left running."""
-        if self._runner is not None:
-            self._runner.close()
+        """Ends what was left running, as far as it ends soon. Threads that tasks have left are not waited for."""
+        if self._runner is None:
+            return
+        loop = self._runner.get_loop()
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        if left:
+            loop.run_until_complete(asyncio.wait(left, timeout=LEFT_S))
+        loop.close()

@@ -43,15 +43,16 @@ class Enforcement:
         self.is_off = False
         #: {seat: run that was told to end}
         self._doomed: dict[int, Doomed] = {}
-        #: {pid: seat} of processes that were killed on request, until they are seen to end.
-        self._terminated: dict[int, int] = {}
+        #: {pid: (seat, lease)} of processes that were sent a signal on request, until they are seen to end.
+        self._terminated: dict[int, tuple[int, int]] = {}
 
     def verdict(self, pid: int, killed: bool, seat: int | None) -> Verdict | None:
         """As `LimitWatch.ended`; also of a process, or a slot, that was killed on request."""
         terminated = self._terminated.get(pid)
-        if terminated is not None and seat in (None, terminated):
+        if terminated is not None and seat in (None, terminated[0]):
             del self._terminated[pid]
-            return Verdict("what it ran was terminated", terminated, 0.0)
+            if self._still_runs(*terminated):
+                return Verdict("what it ran was terminated", terminated[0], 0.0)
         return self._limit_watch.ended(pid, killed=killed, still_runs=self._still_runs, slot=seat)
 
     def _still_runs(self, seat: int, lease: int) -> bool:
@@ -123,11 +124,15 @@ class Enforcement:
         seat, pid, lease = order.slot, order.slot_pid, order.lease
         if self._supervision.pid_of(seat) != pid or not self._still_runs(seat, lease):
             return
+        if not 0 < order.signal < signal.NSIG:
+            return
+        doomed = self._doomed.get(seat)
+        if doomed is None or doomed[:2] != (pid, lease):  # a signal need not end it, whatever it is
+            self._doomed[seat] = Doomed(pid, lease, time.monotonic() + GRACE_S)
         logger.warning("what slot %d runs is terminated", seat, extra={"action": "terminated"})
         if order.signal in KIND_SIGNALS:
             self._page.cancel(seat, lease)
             workforce.interrupt(seat)
-            self._doomed[seat] = Doomed(pid, lease, time.monotonic() + GRACE_S)
         else:
             self._end_run(workforce, seat, pid, lease, order.signal)
 
@@ -140,7 +145,7 @@ class Enforcement:
                     self._end_run(workforce, seat, doomed.pid, doomed.lease, signal.SIGKILL)
 
     def _end_run(self, workforce: Workforce, seat: int, pid: int, lease: int, number: int) -> None:
-        self._terminated[pid] = seat  # before it can be heard of
+        self._terminated[pid] = (seat, lease)  # before it can be heard of
         if not workforce.kill_run(seat, lambda: self._still_runs(seat, lease), number):
             del self._terminated[pid]
 

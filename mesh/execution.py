@@ -155,6 +155,7 @@ class Execution:
 
         if self._loop is None:
             self._loop = EventLoop()
+        self.interruption.has_struck = False
         coroutine = Interruptible(_coroutine_of(definition, args, kwargs))
         try:
             self.interruption.enter(coroutine)

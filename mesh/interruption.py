@@ -51,7 +51,9 @@ class Interruption:
 
     __slots__ = (
         "_came_early",
+        "_came_late",
         "_coroutine",
+        "_held",
         "_in_user_code",
         "_is_cancelled",
         "_lock",
@@ -81,6 +83,9 @@ class Interruption:
         self._in_user_code = False
         #: `strike` was called when there may have been nothing to strike yet.
         self._came_early = False
+        #: How often it is held; and whether something has struck meanwhile.
+        self._held = 0
+        self._came_late = False
         #: When the soft limit of the run is over; never where it has none.
         self.soft_deadline_mono_s = math.inf
         #: The present run was told to end early.
@@ -117,11 +122,25 @@ class Interruption:
             self._in_user_code = False
             self._threads.raise_in(self._thread, None)
 
+    def hold(self) -> None:
+        """What strikes from here on is kept until `release`: for code of mesh's own in the middle of a task."""
+        self._held += 1
+
+    def release(self) -> None:
+        """Raises here what has struck meanwhile."""
+        self._held -= 1
+        if self._came_late and not self._held:
+            self._came_late = False
+            self.strike()
+
     def strike(self) -> None:
         """Raises what is due in the task that runs, if anything is. Any thread; in its own thread it raises here.
 
         It may come late, when another task runs, or none: then it does nothing.
         """
+        if self._held:
+            self._came_late = True
+            return
         self._came_early = True  # before the look: whichever of `enter` and this is later sees the other
         if self._lock is None:
             error = self._due() if self._in_user_code else None

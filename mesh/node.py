@@ -124,7 +124,7 @@ class Node:
         self._stage = Stage.RUNNING
         self._renewal_asked = self._dump_asked = False
         self._ready = False
-        self._joined = False
+        self._joined = self._has_joined = False
         self.refused = ""
         self._waiting_since_mono_s = time.monotonic()
         #: Counts the links to routers, so that a late HELLO over an earlier one is told from the last.
@@ -189,6 +189,7 @@ class Node:
             self._act_on_signals()
             self._scale()
             if self._joined:
+                self._look_whether_ready()
                 workforce.tick()
                 self._tell()
             elif time.monotonic() >= self._hello_mono_s + HELLO_AGAIN_S:
@@ -210,10 +211,12 @@ class Node:
         if rang:
             os.eventfd_read(self._alarm_fd)
             self._workforce.look()
-            if not self._ready and self._supervision.is_complete():
-                self._ready = True
-                self._options.on_ready()
         self._enforcement.look(self._workforce, rang=rang)
+
+    def _look_whether_ready(self) -> None:
+        if not self._ready and self._supervision.is_complete():
+            self._ready = True
+            self._options.on_ready()
 
     def _scale(self) -> None:
         """Gives up slots that nobody uses."""
@@ -227,7 +230,8 @@ class Node:
 
     def _take_demand(self, demand: messages.Demand) -> None:
         if self._autoscaling is not None and not self._supervision.ending:
-            self._autoscaling.demand(demand.tasks, time.monotonic())
+            busy = sum(self._page.running(seat) is not None for seat in self._slots())
+            self._autoscaling.demand(demand.tasks, busy, time.monotonic())
             self._supervision.resize(self._autoscaling.size)
 
     def _slots(self) -> list[int]:
@@ -338,41 +342,48 @@ class Node:
 
     def _give_up_or_rejoin(self) -> None:
         waited_s = time.monotonic() - self._waiting_since_mono_s
-        if not self._ready and waited_s > self._options.connect_s:
+        if not self._has_joined and waited_s > self._options.connect_s:
             raise RouterUnreachable(self._place.mesh, waited_s, locate.control_url(self._place), self.refused)
         self._rejoin()
 
     def _receive(self) -> None:
         recalls: list[messages.Recall] = []
+        terminates: list[messages.Terminate] = []
         for message, _ in self._link.receive():
             if type(message) is messages.Recall:
                 recalls.append(message)
-            elif type(message) is messages.Request:
-                self._answer(message)
-            elif type(message) is messages.Demand:
-                self._take_demand(message)
             elif type(message) is messages.Terminate:
-                self._enforcement.terminate(self._workforce, message)
-            elif type(message) is messages.HelloOk:
-                self._join(message)
-            elif type(message) is messages.Malformed:
-                logger.warning("the router dropped a message: %s", message, extra={"action": "malformed"})
-            elif type(message) is messages.HelloRefused:
-                self.refused = message.reason
-                if message.code == messages.Code.STARTING:
-                    self._waiting_since_mono_s = time.monotonic()  # it is there, and will answer
-                if message.code in messages.Code.FINAL:
-                    raise MeshError(message.reason)
+                terminates.append(message)
             elif type(message) is messages.NeedHello:
                 self._rejoin()
                 return
+            else:
+                self._heed(message)
         if recalls:
             self._answer_recalls(recalls)
+        for terminate in terminates:  # behind the recalls: what is not taken back by them has begun
+            self._enforcement.terminate(self._workforce, terminate)
+
+    def _heed(self, message: messages.Message) -> None:
+        if type(message) is messages.Request:
+            self._answer(message)
+        elif type(message) is messages.Demand:
+            self._take_demand(message)
+        elif type(message) is messages.HelloOk:
+            self._join(message)
+        elif type(message) is messages.Malformed:
+            logger.warning("the router dropped a message: %s", message, extra={"action": "malformed"})
+        elif type(message) is messages.HelloRefused:
+            self.refused = message.reason
+            if message.code == messages.Code.STARTING:
+                self._waiting_since_mono_s = time.monotonic()  # it is there, and will answer
+            if message.code in messages.Code.FINAL:
+                raise MeshError(message.reason)
 
     def _join(self, hello_ok: messages.HelloOk) -> None:
         if self._joined or not self._processes.watch(hello_ok.pid):
             return  # a router that is dead already has a successor, who gets a HELLO of its own
-        self._joined = True
+        self._joined = self._has_joined = True
         self._tell()
         if self._supervision.ending:
             self._link.send(messages.Quiet(self._options.name))
@@ -461,6 +472,9 @@ def run_node(options: NodeOptions, maker: SlotMaker) -> int:
         node.heed_signals()
         options.on_loaded({**info, "mesh": place.mesh, "directory": place.directory, "pool": pool.name})
         return 0 if node.run() else 1
+    except BaseException:
+        host.kill()  # what runs is not waited for
+        raise
     finally:
         if node is not None:
             node.close()

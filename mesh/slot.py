@@ -30,6 +30,7 @@ from mesh.interruption import SYSTEM_THREADS, Interruption, Threads
 from mesh.messages import Flag, Role
 from mesh.pools import hosting
 from mesh.pools.hosting import LoadedApp, SlotOrder
+from mesh.request import current_run
 from mesh.slot_page import SlotPage, name_bytes
 from mesh.states import Status
 
@@ -113,6 +114,8 @@ class Slot:
         self._router: transport.Link | None = None
         #: How many threads of the task wait for others.
         self._waiting = 0
+        #: The Assignment record of what runs.
+        self._record: list[Any] | None = None
         self._waiting_lock = threading.Lock()
         #: The thread whose loop runs it, with others; 0 where none does.
         self._loop_thread = 0
@@ -167,6 +170,7 @@ class Slot:
                 lease = self._work.waiting.popleft()
                 begun_ns = self._begin(lease)
                 if begun_ns:
+                    self._record = lease.record
                     self._end(lease, begun_ns, (yield lease))
             else:
                 self._look_around((yield self._wait_s()))
@@ -223,27 +227,51 @@ class Slot:
 
     def begins_to_wait(self) -> None:
         """The task waits for another one. As `waiting.Host`; several threads of a task may wait at once."""
-        if os.getpid() != self._pid:
-            return  # a process that the task has forked: it keeps no slot
+        if not self._is_current_run():
+            return
         if threading.get_ident() == (self._loop.thread if self._loop is not None else self._loop_thread):
             raise WouldDeadlock(
                 "get() in a coroutine would hold up all that runs on its loop, what it waits for among it. "
                 "Write: await asyncio.to_thread(result.get)"
             )
-        with self._waiting_lock:
-            if not self._waiting:
-                self._block()
-            self._waiting += 1
+        interruption = self._execution.interruption
+        interruption.hold()  # what strikes in the middle of this would leave it half done
+        try:
+            with self._waiting_lock:
+                if self._is_current_run():
+                    if not self._waiting:
+                        self._block()
+                    self._waiting += 1
+        finally:
+            try:
+                interruption.release()
+            except BaseException:
+                self._wait_no_more()
+                raise
 
     def waited(self) -> None:
         """The task goes on. As `waiting.Host`."""
-        if os.getpid() != self._pid:
-            return
+        interruption = self._execution.interruption
+        interruption.hold()
+        try:
+            self._wait_no_more()
+        finally:
+            interruption.release()
+
+    def _wait_no_more(self) -> None:
         with self._waiting_lock:
-            self._waiting -= 1
-            if not self._waiting:
-                self._say(self._says, blocked=False)
-                self._send(messages.Blocked(False))
+            if self._waiting and self._is_current_run():
+                self._waiting -= 1
+                if not self._waiting:
+                    self._unblock()
+
+    def _is_current_run(self) -> bool:
+        """Whether this thread is part of what the slot runs. Not so a thread that outlives its task, nor a fork."""
+        return os.getpid() == self._pid and self._record is not None and current_run() is self._record
+
+    def _unblock(self) -> None:
+        self._say(self._says, blocked=False)
+        self._send(messages.Blocked(False))
 
     def _block(self) -> None:
         """Gives back what it has not begun, and has the node start a slot that stands in for it."""
@@ -301,6 +329,9 @@ class Slot:
         if os.getpid() != self._pid:
             # A process that the task has forked came out of it too. It is no slot, and has nothing to say.
             os._exit(0)
+        self._record = None
+        if self._waiting or self._waiting_lock.locked():
+            self._stop_waiting()
         if ran.status == INTERRUPTED:
             self._leave()  # the page goes on saying that it runs: its node tells what becomes of it
             return
@@ -313,6 +344,13 @@ class Slot:
             work.ended(lease, ran.status, runtime_us, ran.body, ran.frames, now_ns / 1e9, ran.cause)
         if self._may_be_spent and self._is_spent():
             self._leave()
+
+    def _stop_waiting(self) -> None:
+        """A thread of the task still waits, or an interruption came in between: that is no business of the slot now."""
+        with self._waiting_lock:
+            if self._waiting or self._page.said(self._seat)[1]:
+                self._waiting = 0
+                self._unblock()
 
     def _is_spent(self) -> bool:
         """Whether it has run all it may, or has grown too large."""

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 #: How much of a traceback the supervisor is told.
 _TRACEBACK_CHARS: Final = 100_000
 #: Tells a program that is started anew that it is to be a host: what a `_Berth` says, as JSON.
-VARIABLE: Final = "MESH_HOST"
+VARIABLE: Final = "_MESH_HOST_OF_NODE"
 
 
 class HostPlan(NamedTuple):
@@ -112,10 +112,12 @@ class Template(HostLine):
         """Stops the slot's process before it looks, so that the kill hits this run and not the next one."""
         _kill(pid, signal.SIGSTOP)
         time.sleep(SETTLE_S)
-        hits = still_runs()
-        if hits:
-            _kill(pid, number)
-        _kill(pid, signal.SIGCONT)
+        try:
+            hits = still_runs()
+            if hits:
+                _kill(pid, number)
+        finally:
+            _kill(pid, signal.SIGCONT)
         return hits
 
     def kill_slot(self, seat: int, pid: int) -> None:
@@ -206,8 +208,10 @@ def _loading(plan: HostPlan, pool: Pool, channel: Channel) -> Callable[[], Loade
 
 def _describe_in_a_child(load: Callable[[], LoadedApp], channel: Channel) -> bool:
     """Whether a child could import the app, and has told the supervisor of it: here it must not be imported."""
+    parent_pid = os.getpid()
     pid = os.fork()
     if pid == 0:
+        die_with_parent(parent_pid)
         os._exit(0 if _load(load, channel, forks=False) is not None else 1)
     _, status = os.waitpid(pid, 0)
     if os.WIFSIGNALED(status):

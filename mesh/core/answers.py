@@ -7,7 +7,7 @@ from typing import Final
 
 from mesh import messages as m
 from mesh.core.callers import Caller
-from mesh.core.dispatch import EXPIRED, REVOKED, TIMED_OUT, TOO_OLD
+from mesh.core.dispatch import EXPIRED, REVOKED, TERMINATED, TIMED_OUT, TOO_OLD
 from mesh.core.leases import Consumer
 from mesh.core.ledger import Ledger
 from mesh.core.outbox import Outbox
@@ -80,9 +80,10 @@ class Answers:
 
     def ended_without_slot(self, task: Task, kind: str, reason: str) -> None:
         """A task was given up, or was not begun in time. `kind` is one of the words of `dispatch`."""
-        if kind in (EXPIRED, REVOKED):
+        if kind in (EXPIRED, REVOKED, TERMINATED):
             status: int = Status.REVOKED
-            error: MeshError = TaskRevokedError(f"task {task.name} was not run: {reason}")
+            what = "was ended" if kind == TERMINATED else "was not run"
+            error: MeshError = TaskRevokedError(f"task {task.name} {what}: {reason}")
         elif kind == TIMED_OUT:
             status, error = Status.FAILURE, TimeLimitExceeded(f"task {task.name} was killed: {reason}")
         else:

@@ -26,9 +26,9 @@ class Autoscaling:
         self._begun: dict[int, int] = {}
         self._look_mono_s: float | None = None
 
-    def demand(self, tasks: int, mono_s: float) -> None:
-        """So many tasks wait which no slot has room for."""
-        self.size = min(self.most, self.size + tasks)
+    def demand(self, tasks: int, busy: int, mono_s: float) -> None:
+        """So many tasks wait, while so many slots run something. Those that are on their way will take their share."""
+        self.size = min(self.most, max(self.size, busy + tasks))
         if self.size > self.least and self._look_mono_s is None:
             self._look_mono_s = mono_s + self._idle_s
 

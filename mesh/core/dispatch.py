@@ -57,6 +57,7 @@ DAMAGED: Final = "damaged"  #: the journal's row of it can't be read
 EXPIRED: Final = "expired"
 TIMED_OUT: Final = "timed out"  #: it ran longer than its hard time limit
 REVOKED: Final = "revoked"
+TERMINATED: Final = "terminated"
 #: Tasks that may run at most once and are marked in the journal together, before any of them goes out.
 CLEARED_AT_ONCE: Final = 256
 #: A line shorter than this stays in memory, however full that is.
@@ -104,8 +105,8 @@ class Dispatch:
         self.estimates = Estimates()
         #: Nothing is leased for the moment.
         self.on_hold = False
-        #: Ids of open tasks that are to be ended though they run.
-        self.terminating: set[bytes] = set()
+        #: {id: signal} of open tasks that are to be ended though they run.
+        self.terminating: dict[bytes, int] = {}
         #: Ids of tasks that have been, until `Revocation` has read it.
         self.terminated: set[bytes] = set()
         #: Tasks in READY, all queues together.
@@ -213,7 +214,7 @@ class Dispatch:
     def _closed(self, task: Task) -> None:
         del self.open[task.task_id]
         if self.terminating:
-            self.terminating.discard(task.task_id)
+            self.terminating.pop(task.task_id, None)
         self.body_bytes -= len(task.body) if not task.frames else task.body_bytes
         if self.ages is not None:
             self.ages.forget(task.task_id)
@@ -380,7 +381,7 @@ class Dispatch:
         task.begun_in_vain()
         if task.task_id in self.terminating:
             self.terminated.add(task.task_id)
-            self.give_up(task, REVOKED, "it was terminated")
+            self.give_up(task, TERMINATED, "it was terminated")
             return
         if charged:
             task.charge(cause, node_lost=node_lost)

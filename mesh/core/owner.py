@@ -18,7 +18,7 @@ from mesh.core.answers import Answers
 from mesh.core.callers import Caller
 from mesh.core.crew import Crew
 from mesh.core.demand import Demands
-from mesh.core.dispatch import EXPIRED, REVOKED, TIMED_OUT, Budgets, Dispatch
+from mesh.core.dispatch import EXPIRED, REVOKED, TERMINATED, TIMED_OUT, Budgets, Dispatch
 from mesh.core.effects import Effect, Send, SendControl, WatchProcess
 from mesh.core.graveyard import Graveyard
 from mesh.core.identity import Identity
@@ -277,6 +277,8 @@ class Owner:
         joins = self.crew.node_hello if hello.role == m.Role.NODE else self._asker_hello
         if joins(peer, hello):
             self._outbox.effects += [WatchProcess(hello.pid), SendControl(peer, self._hello_ok())]
+            if hello.role == m.Role.NODE and self.dispatch.terminating:
+                self.revocation.terminate_again(hello.info["name"])
 
     def _asker_hello(self, peer: bytes, hello: m.Hello) -> bool:
         """A client that will ask and request. Its latest control link is the one that counts."""
@@ -361,7 +363,7 @@ class Owner:
     # --- what the parts tell ---------------------------------------------------------------------
 
     def _task_given_up(self, task: Task, kind: str, reason: str) -> None:
-        if kind not in (EXPIRED, REVOKED, TIMED_OUT):
+        if kind not in (EXPIRED, REVOKED, TERMINATED, TIMED_OUT):
             self.graveyard.bury(task, kind, reason)
         self.answers.ended_without_slot(task, kind, reason)
 

@@ -109,9 +109,17 @@ class Revocation:
             holder = self._holder(task) if task is not None else None
             if task is None or holder is None:
                 continue
-            self._dispatch.terminating.add(task.task_id)
+            self._dispatch.terminating[task.task_id] = signal
             self._crew.terminate(holder, next(lease for lease, held in holder.held.items() if held is task), signal)
             awaited.tasks[place] = task
+
+    def terminate_again(self, node: str) -> None:
+        """A node has joined, which may not have heard what is to be ended in its slots."""
+        for consumer in [one for one in self._dispatch.consumers.values() if one.node == node]:
+            for lease, task in consumer.held.items():
+                signal = self._dispatch.terminating.get(task.task_id)
+                if signal is not None:
+                    self._crew.terminate(consumer, lease, signal)
 
     def tick(self) -> None:
         """Answers whom it can answer now."""

@@ -55,7 +55,7 @@ class Shutdown:
     def tick(self, mono_s: float, *, runs: bool) -> Stage:
         """The stage now. Where nothing runs there is nothing to wait for."""
         if self.stage is Stage.SOFT and not runs:
-            self._next_mono_s = None
+            self._enter(Stage.COLD, mono_s)
         if self._next_mono_s is not None and self._next_mono_s <= mono_s:
             self.stop_cold(mono_s)
         return self.stage

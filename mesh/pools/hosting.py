@@ -1,7 +1,7 @@
 """What a host process is told, what it says, and what a pool is: the way in which a host runs slots.
 
 A *host* is the child of a node in which, or from which, slots run. It speaks with the supervisor over a socket pair,
-one msgpack array a packet. To the host: `["spawn", *SlotOrder]`, `["go", seat]`, `["end", seat]` (or None for all),
+one msgpack array a message. To the host: `["spawn", *SlotOrder]`, `["go", seat]`, `["end", seat]` (or None for all),
 `["interrupt", seat]`. From it: `["loaded", info]`, `["failed", text, traceback]`, `["spawned", seat, pid]`,
 `["exited", seat, pid, wait status, peak RSS in KiB]`.
 """
@@ -9,10 +9,12 @@ one msgpack array a packet. To the host: `["spawn", *SlotOrder]`, `["go", seat]`
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
 
 # Now: where greenlets run, those of later let others go on, or close when their loop has something to do.
 from os import close as _close
@@ -23,11 +25,16 @@ import msgpack
 
 from mesh.registry import Registry
 
-#: Largest packet between host and supervisor: the list of task names is the longest.
-_PACKET_BYTES: Final = 1 << 20
+#: What goes into one packet between host and supervisor: less than the least that a socket takes. The list of task
+#: names may be much longer.
+_PACKET_BYTES: Final = 1 << 15
+_MORE: Final = b"\1"
+_LAST: Final = b"\0"
+#: The other end has gone, or this one is closed.
+_GONE: Final = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EBADF})
 _GO: Final = b"g"
 #: Wait status of a slot that was never there: exit code 1.
-_FAILED: Final = 1 << 8
+FAILED: Final = 1 << 8
 _PR_SET_PDEATHSIG: Final = 1
 
 
@@ -175,6 +182,7 @@ class Channel:
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
+        self._lock = threading.Lock()
 
     def fileno(self) -> int:
         """Readable when there is an order, or the supervisor is gone."""
@@ -182,17 +190,12 @@ class Channel:
 
     def receive(self) -> list[Any] | None:
         """The next order, waited for; None where the supervisor is gone."""
-        try:
-            packet = self._socket.recv(_PACKET_BYTES)
-        except ConnectionError:
-            return None
-        said: list[Any] | None = msgpack.unpackb(packet, use_list=True) if packet else None
-        return said
+        return _received(self._socket)
 
     def say(self, *words: Any) -> None:
         """Tells the supervisor; nothing where it is gone. Any thread."""
-        with contextlib.suppress(OSError):
-            self._socket.send(msgpack.packb(words))
+        with self._lock:
+            _send(self._socket, words)
 
     def spawned(self, seat: int) -> None:
         """A slot runs in this process."""
@@ -204,7 +207,7 @@ class Channel:
 
     def not_started(self, seat: int) -> None:
         """A slot that was ordered can't be started."""
-        self.exited(seat, 0, _FAILED, 0)
+        self.exited(seat, 0, FAILED, 0)
 
     def close(self) -> None:
         """Gives the socket back."""
@@ -224,12 +227,7 @@ class HostLine:
 
     def receive(self) -> list[Any] | None:
         """The next packet, waited for; None where the host is gone."""
-        try:
-            packet = self._channel.recv(_PACKET_BYTES)
-        except ConnectionError:
-            return None
-        said: list[Any] | None = msgpack.unpackb(packet) if packet else None
-        return said
+        return _received(self._channel)
 
     def spawn(self, order: SlotOrder) -> None:
         """Orders a slot. That the host is gone shows in `receive`."""
@@ -248,8 +246,37 @@ class HostLine:
         self._say("interrupt", seat)
 
     def _say(self, *words: Any) -> None:
-        with contextlib.suppress(OSError):
-            self._channel.send(msgpack.packb(words))
+        _send(self._channel, words)
+
+
+def _send(sock: socket.socket, words: Sequence[Any]) -> None:
+    """In packets that a socket takes, each with a byte before it that says whether there are more. Nothing where the
+    other end is gone.
+    """
+    packed = msgpack.packb(words)
+    try:
+        for at in range(0, len(packed), _PACKET_BYTES):
+            more = _MORE if at + _PACKET_BYTES < len(packed) else _LAST
+            sock.send(more + packed[at : at + _PACKET_BYTES])
+    except OSError as error:
+        if error.errno not in _GONE:
+            raise
+
+
+def _received(sock: socket.socket) -> list[Any] | None:
+    """What the other end has sent, waited for; None where it is gone."""
+    parts = []
+    while True:
+        try:
+            packet = sock.recv(_PACKET_BYTES + 1)
+        except ConnectionError:
+            return None
+        if not packet:
+            return None
+        parts.append(packet[1:])
+        if packet[:1] == _LAST:
+            said: list[Any] = msgpack.unpackb(b"".join(parts), use_list=True)
+            return said
 
 
 def order_of(words: list[Any]) -> SlotOrder:

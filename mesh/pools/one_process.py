@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from mesh.pools.hosting import (
+    FAILED,
     Channel,
     HostedSlot,
     Lifelines,
@@ -27,7 +28,6 @@ from mesh.pools.hosting import (
 _WHY: Final = "its slots share one process, which can't be replaced for one of them; use -P prefork"
 #: What no pool can do whose slots share a process.
 REFUSED: Mapping[str, str] = {"--max-tasks-per-child": _WHY, "--max-memory-per-child": _WHY}
-_FAILED: Final = 1 << 8  #: wait status of a process that has exited with code 1
 
 
 class OneProcess:
@@ -94,7 +94,7 @@ class OneProcess:
     @contextlib.contextmanager
     def life(self, order: SlotOrder, lifeline_fd: int) -> Iterator[None]:
         """Around a slot's making and running: what is raised there is shown, and its end told. Nothing gets out."""
-        status = _FAILED
+        status = FAILED
         try:
             yield
             status = 0

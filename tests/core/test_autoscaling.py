@@ -23,21 +23,24 @@ def uses(**begun):
     ("demands", "size"),
     [
         pytest.param([], 2, id="none: the least"),
-        pytest.param([3], 5, id="as many more as tasks wait"),
-        pytest.param([3, 4], 9, id="again"),
-        pytest.param([10_000], 10, id="but not more than the most"),
-        pytest.param([3, 0], 5, id="no work is no reason to shrink at once"),
+        pytest.param([(3, 2)], 5, id="as many more as tasks wait"),
+        pytest.param([(1, 0)], 2, id="a slot that has nothing to do takes one"),
+        pytest.param([(3, 2), (3, 2)], 5, id="the same tasks are not counted twice while slots start"),
+        pytest.param([(3, 2), (4, 5)], 9, id="again, when all are busy"),
+        pytest.param([(10_000, 2)], 10, id="but not more than the most"),
+        pytest.param([(3, 2), (0, 0)], 5, id="no work is no reason to shrink at once"),
+        pytest.param([(-50, 2)], 2, id="nonsense changes nothing"),
     ],
 )
-def test_a_node_grows_by_as_many_slots_as_tasks_wait(scaling, demands, size):
-    for tasks in demands:
-        scaling.demand(tasks, 0.0)
+def test_a_node_grows_to_as_many_slots_as_tasks_run_and_wait(scaling, demands, size):
+    for tasks, busy in demands:
+        scaling.demand(tasks, busy, 0.0)
     assert scaling.size == size
 
 
 def test_slots_that_nobody_used_for_a_while_are_given_up_and_no_others(scaling):
     # Given a node that has grown to five
-    scaling.demand(3, 100.0)
+    scaling.demand(3, 2, 100.0)
     assert scaling.next_deadline_mono_s() == 100.0 + IDLE_S
 
     # When it looks for the first time, nothing is known of use
@@ -49,7 +52,7 @@ def test_slots_that_nobody_used_for_a_while_are_given_up_and_no_others(scaling):
 
 
 def test_it_looks_no_sooner_than_it_is_time(scaling):
-    scaling.demand(3, 0.0)
+    scaling.demand(3, 2, 0.0)
     scaling.look(uses(s0=1), IDLE_S)
     assert scaling.look(uses(s0=1), 2 * IDLE_S - 0.001) == []
     assert scaling.look(uses(s0=1), 2 * IDLE_S) == [0]

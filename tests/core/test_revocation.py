@@ -283,11 +283,11 @@ def test_the_node_is_told_which_run_to_end_and_the_asker_when_it_has(router, cli
     other = slot.node.slot(1)
     slot.dies(begun=slot.lease_of(first), charged=False)
     router.settles()
-    assert revoked(client) == {first: "TaskRevokedError: task t was not run: it was terminated"}
+    assert revoked(client) == {first: "TaskRevokedError: task t was ended: it was terminated"}
     assert fates(asker) == {first: Fate.TERMINATED}
     assert other.holds() == [second]
     assert router.owner.dispatch.open[second].attempt == 0
-    assert router.owner.dispatch.terminating == set()
+    assert router.owner.dispatch.terminating == {}
 
 
 def test_a_task_that_ends_before_its_termination_has_ended(router, client, running):

@@ -121,9 +121,9 @@ def test_a_request_puts_the_next_deadline_where_its_stage_has_it(make: Callable[
     assert shutdown.next_deadline_mono_s() == 115.0
 
 
-def test_a_soft_stop_is_not_cold_once_nothing_runs(make: Callable[..., Shutdown]) -> None:
+def test_a_soft_stop_is_cold_as_soon_as_nothing_runs(make: Callable[..., Shutdown]) -> None:
     shutdown = make(5.0)
     shutdown.stop_cold(100.0)
-    assert shutdown.tick(101.0, runs=False) is SOFT
-    assert shutdown.next_deadline_mono_s() is None
-    assert shutdown.tick(200.0, runs=False) is SOFT
+    assert shutdown.tick(101.0, runs=True) is SOFT
+    assert shutdown.tick(102.0, runs=False) is COLD
+    assert shutdown.next_deadline_mono_s() == 102.0 + GRACE_S

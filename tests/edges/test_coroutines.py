@@ -98,8 +98,9 @@ def stop(loop: SharedLoop) -> None:
     """Ends the thread of a loop, which otherwise lives as long as its process."""
     inner = loop._loop
     assert inner is not None
+    thread = next(thread for thread in threading.enumerate() if thread.ident == loop.thread)
     inner.call_soon_threadsafe(inner.stop)
-    next(thread for thread in threading.enumerate() if thread.ident == loop.thread).join(20)
+    thread.join(20)
     inner.close()
 
 
