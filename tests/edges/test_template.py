@@ -7,8 +7,10 @@ import os
 import resource
 import select
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -17,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from mesh.pools.hosting import Channel, HostLine
 from mesh.transport import Processes
 from tests.edges.fake_node import DEADLINE_S, wait_for
 
@@ -462,3 +465,24 @@ def test_the_stacks_of_a_slot_are_written_on_request(start: Start, pool: str) ->
     # Then they name the function in which it is, each time from the beginning
     assert all("in run" in text and text.count("most recent call first") >= 1 for text in texts)
     assert texts[0] == texts[1]
+
+
+def test_what_a_host_says_may_be_longer_than_a_packet():
+    # Given both ends of a channel
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    line, channel = HostLine(os.getpid(), ours), Channel(theirs)
+
+    # When the host says what is longer than any socket takes at once, while the supervisor listens
+    names = [f"project.package.module.task_{number:05d}_{'x' * 50}" for number in range(20_000)]
+    thread = threading.Thread(target=channel.say, args=("loaded", {"tasks": names}))
+    thread.start()
+
+    # Then it arrives whole
+    assert line.receive() == ["loaded", {"tasks": names}]
+    thread.join()
+
+    # And an end that is gone is told from one that can't be sent to
+    channel.close()
+    assert line.receive() is None
+    line.end()
+    ours.close()

@@ -37,6 +37,7 @@ def test_a_node_grows_with_the_work_and_shrinks_without(host: Host, app: Mesh, t
 
 def test_a_node_may_have_no_slot_at_all_while_there_is_no_work(host: Host, app: Mesh):
     node = start(host, "2", "-P", "threads")
+    eventually(lambda: "action=ready" in node.said)
     assert node.slots() == []
     assert tasks.add.delay(1, 1).get(DEADLINE_S) == 2
     eventually(lambda: node.slots() == [])

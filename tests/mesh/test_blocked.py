@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mesh import Mesh
-from mesh.exceptions import WouldDeadlock
+from mesh.exceptions import SoftTimeLimitExceeded, WouldDeadlock
 from tests.mesh.proj import lasting, tasks
 from tests.mesh.running import DEADLINE_S, Host, Node, eventually
 
@@ -115,3 +115,35 @@ def test_a_warm_stop_waits_for_a_task_that_waits_for_one_on_another_node(host: H
 
 def says(node: Node, words: str) -> bool:
     return words in node.said
+
+
+@POOLS
+def test_what_strikes_a_task_as_it_begins_to_wait_leaves_its_slot_at_work(host: Host, app: Mesh, pool: str) -> None:
+    # Given tasks that begin to wait and stop again all the time, and are interrupted somewhere in between
+    node = host.start_node(slots=1, options=["-P", pool])
+    for _ in range(8):
+        with pytest.raises(SoftTimeLimitExceeded):
+            lasting.wait_in_vain.apply_async((10_000_000,), soft_time_limit=0.1).get(DEADLINE_S)
+
+    # Then the slot goes on, and is the only one
+    assert tasks.add.delay(1, 2).get(DEADLINE_S) == 3
+    eventually(lambda: slots(node) == 1)
+
+
+def test_a_thread_that_outlives_its_task_and_waits_blocks_nobody(host: Host, app: Mesh, tmp_path: Path) -> None:
+    # Given a task that has left such a thread behind
+    node = host.start_node(slots=1)
+    begun, until = str(tmp_path / "begun"), str(tmp_path / "until")
+    assert lasting.leave_one_waiting.delay(begun, until).get(DEADLINE_S)
+
+    # Then its slot is like any other, also when the thread stops waiting
+    (tmp_path / "until").touch()
+    eventually(lambda: slots(node) == 1)
+    assert tasks.add.delay(1, 2).get(DEADLINE_S) == 3
+
+
+def test_threads_that_tasks_leave_behind_do_not_keep_slots(host: Host, app: Mesh) -> None:
+    node = host.start_node(slots=1, options=["--max-tasks-per-child", "1"])
+    pids = [lasting.leave_a_thread.delay().get(DEADLINE_S) for _ in range(30)]
+    assert len(set(pids)) == 30
+    assert node.stop() == 0

@@ -130,6 +130,13 @@ def test_a_signal_ends_a_call_at_once(host: Host, app: Mesh, tmp_path: Path, num
     assert {one.get(DEADLINE_S)["attempt"] for one in held.waiting} == {0}
 
 
+@pytest.mark.parametrize("number", ["SIGWINCH", "SIGUSR1", "SIGSTOP"])
+def test_a_signal_that_ends_nothing_is_followed_by_one_that_does(host: Host, app: Mesh, tmp_path: Path, number: str):
+    held = Held(host, app, tmp_path)
+    assert held.running.revoke(terminate=True, signal=number, timeout=DEADLINE_S) == "terminated"
+    assert {one.get(DEADLINE_S)["attempt"] for one in held.waiting} == {0}
+
+
 def test_a_call_that_may_run_once_is_terminated_too(host: Host, app: Mesh, tmp_path: Path):
     host.start_node(slots=1)
     arguments = (str(tmp_path / "begun"), str(tmp_path / "ended"))

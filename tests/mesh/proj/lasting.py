@@ -6,10 +6,12 @@ import asyncio
 import os
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from mesh.exceptions import SoftTimeLimitExceeded, TaskInterrupted
-from tests.mesh.proj import app
+from mesh.waiting import Waiting
+from tests.mesh.proj import app, tasks
 from tests.mesh.proj.tasks import LOOK_S, note
 
 #: How long a task waits for another one; no test depends on it.
@@ -142,3 +144,33 @@ def exit_unless(path: str, code: int) -> int:
     if not os.path.exists(path):
         os._exit(code)
     return os.getpid()
+
+
+@app.task
+def wait_in_vain(turns: int) -> int:
+    """Begins to wait for tasks and stops again, over and over: for whoever interrupts it in the middle."""
+    for _ in range(turns):
+        with Waiting():
+            pass
+    return turns
+
+
+@app.task
+async def leave_a_thread() -> int:
+    """Leaves a thread behind that goes on for long."""
+    asyncio.get_running_loop().run_in_executor(None, time.sleep, 3600.0)
+    return os.getpid()
+
+
+@app.task
+async def leave_one_waiting(begun: str, until: str) -> int:
+    """Leaves a thread behind that waits for another task."""
+    result = tasks.hold.delay(begun, until)
+    kept = asyncio.create_task(asyncio.to_thread(result.get, PATIENCE_S))
+    _left.append(kept)
+    while not list(Path(begun).parent.glob(f"{Path(begun).name}.*")):
+        await asyncio.sleep(LOOK_S)
+    return os.getpid()
+
+
+_left: list[asyncio.Task[Any]] = []
