@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import stat
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -173,12 +174,29 @@ def _open_log(name: str, options: DaemonOptions, identity: Identity | None) -> L
 
 
 def _make_for(identity: Identity, path: str) -> None:
-    """Makes the file as root where the user might not. One that is there already is left alone: it may be a trap."""
+    """Makes the file as root where the user might not, and where nobody but root has a say in the way to it.
+
+    One that is there already is left alone: it may be a trap. So may be links and directories of others.
+    """
+    if not _is_roots_own(os.path.dirname(os.path.abspath(path))):
+        return
     with contextlib.suppress(FileExistsError):
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         if os.geteuid() == 0:
             os.fchown(fd, identity.uid, identity.gid)
         os.close(fd)
+
+
+def _is_roots_own(directory: str) -> bool:
+    """Whether only root can change where this path leads."""
+    while True:
+        found = os.lstat(directory)
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != 0 or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            return False
+        parent = os.path.dirname(directory)
+        if parent == directory:
+            return True
+        directory = parent
 
 
 def _log_path(pattern: str, name: str, index: int) -> str:

@@ -164,8 +164,18 @@ class Node:
                 info["pool"],
                 extra={"action": "pool_kept"},
             )
-        self._info = {**self._info, **info}
-        return order._replace(queues=tuple(info["queues"]), limits=tuple(info.get("limits", (0.0, 0.0))))
+        kept = {name: self._info.get(name) for name in ("concurrency", "autoscale", "max_blocked")}
+        if changed := [name for name, value in kept.items() if info.get(name) != value]:
+            logger.warning(
+                "%s of the app takes effect with a restart of the node", ", ".join(changed), extra={"action": "kept"}
+            )
+        self._info = {**self._info, **info, **kept}
+        return order._replace(
+            queues=tuple(info["queues"]),
+            limits=tuple(info.get("limits", (0.0, 0.0))),
+            tasks_max=info.get("max_tasks_per_child") or 0,
+            memory_max_kib=info.get("max_memory_per_child") or 0,
+        )
 
     # --- the loop --------------------------------------------------------------------------------
 

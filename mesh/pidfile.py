@@ -5,9 +5,16 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
+import time
 from collections.abc import Iterator
+from typing import Final
 
 from mesh.exceptions import MeshError
+
+#: How long a pidfile that somebody holds locked is waited for, and how often it is looked at.
+_LOCKED_S: Final = 2.0
+_LOOK_S: Final = 0.01
 
 
 class PidfileTaken(MeshError):
@@ -86,8 +93,10 @@ def _remove_stale(path: str) -> None:
         PidfileTaken: its process lives.
         OSError: it can't be read or removed.
     """
-    with contextlib.suppress(FileNotFoundError), open(path, encoding="ascii") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with contextlib.suppress(FileNotFoundError), open(path, encoding="ascii", opener=_plainly) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise PidfileTaken(path, "there is something that is no plain file. Give another path.")
+        _lock(file.fileno(), path)
         if not _is_at(file.fileno(), path):
             return
         try:
@@ -101,6 +110,24 @@ def _remove_stale(path: str) -> None:
                 path, f'process {pid} has it, and runs. Stop it with "kill {pid}", or give another path.'
             )
         os.unlink(path)
+
+
+def _plainly(path: str, flags: int) -> int:
+    """Opens it without following a link, and without waiting for what is no file."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def _lock(fd: int, path: str) -> None:
+    """Anybody who may read the file may lock it: it is not waited for without end."""
+    give_up_mono_s = time.monotonic() + _LOCKED_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > give_up_mono_s:
+                raise PidfileTaken(path, "another process holds it locked. Look whose it is, and try again.") from None
+            time.sleep(_LOOK_S)
 
 
 def _read(path: str) -> int:

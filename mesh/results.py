@@ -181,9 +181,16 @@ class AsyncResult(Generic[R]):
 
         As `app.control.revoke`.
         """
+        self._is_with_the_router(timeout)
         fates = self._source.control.revoke(self.id, terminate=terminate, signal=signal, timeout=timeout)
         fate: str = fates[self.id]
         return fate
+
+    def _is_with_the_router(self, timeout_s: float) -> None:
+        """Waits until the router knows of a call of this process; a request goes another way and might be faster."""
+        pending, reader = self._pending, self._reader
+        if pending is not None and reader is not None and not (pending.confirmed or pending.ending or pending.failure):
+            reader.wait_confirmed(pending, timeout_s)
 
     @property
     def durability(self) -> str | None:

@@ -53,6 +53,22 @@ class _Awaited:
         self.reply: Callable[[Answer], None] = lambda answer: None
 
 
+class _Holders:
+    """Who holds which task, looked up once for all ids of a request."""
+
+    def __init__(self, dispatch: Dispatch) -> None:
+        self._dispatch = dispatch
+        #: {id: (holder, lease)}; None until it is asked for.
+        self._by_id: dict[bytes, tuple[Consumer, int]] | None = None
+
+    def of(self, task: Task) -> tuple[Consumer, int] | None:
+        """The slot or peer that holds a task, and under which lease."""
+        if self._by_id is None:
+            consumers = self._dispatch.consumers.values()
+            self._by_id = {held.task_id: (one, lease) for one in consumers for lease, held in one.held.items()}
+        return self._by_id.get(task.task_id)
+
+
 class Revocation:
     """1. Ends what waits. 2. Recalls what is leased; `Dispatch` ends it when it comes back. 3. Has nodes end what runs,
     where that is wanted. 4. Says what became of each.
@@ -94,23 +110,24 @@ class Revocation:
             return reply(Answer({}, {"router": f"revoke: at most {IDS_MAX} ids at once"}))
         if type(signal) is not int or not 0 <= signal <= SIGNAL_MAX:
             return reply(Answer({}, {"router": f"revoke: signal is a number from 1 to {SIGNAL_MAX}"}))
-        fates = [[asked, self._revoke(asked)] for asked in ids]
+        holders = _Holders(self._dispatch)
+        fates = [[asked, self._revoke(asked, holders)] for asked in ids]
         awaited = _Awaited(fates, self._outbox.now.mono_s + min(max(timeout_s * ANSWER_SHARE, 0.0), PATIENCE_MAX_S))
         awaited.reply = reply
         if signal:
-            self._terminate(awaited, signal)
+            self._terminate(awaited, signal, holders)
         self._awaited.append(awaited)
         self.tick()
         return None
 
-    def _terminate(self, awaited: _Awaited, signal: int) -> None:
+    def _terminate(self, awaited: _Awaited, signal: int, holders: _Holders) -> None:
         for place, (asked, fate) in enumerate(awaited.fates):
             task = self._open(asked) if fate == Fate.RECALLED else None
-            holder = self._holder(task) if task is not None else None
-            if task is None or holder is None:
+            held = holders.of(task) if task is not None else None
+            if task is None or held is None:
                 continue
             self._dispatch.terminating[task.task_id] = signal
-            self._crew.terminate(holder, next(lease for lease, held in holder.held.items() if held is task), signal)
+            self._crew.terminate(*held, signal)
             awaited.tasks[place] = task
 
     def terminate_again(self, node: str) -> None:
@@ -145,30 +162,26 @@ class Revocation:
         task_id = self._known.custom.get(asked) if isinstance(asked, str) else asked
         return None if task_id is None else self._dispatch.open.get(task_id)
 
-    def _revoke(self, asked: bytes | str) -> str:
+    def _revoke(self, asked: bytes | str, holders: _Holders) -> str:
         task_id = self._known.custom.get(asked) if isinstance(asked, str) else asked
         if task_id is None:
             return Fate.UNKNOWN
         task = self._dispatch.open.get(task_id)
         if task is not None:
-            return self._revoke_task(task)
+            return self._revoke_task(task, holders)
         if task_id in self._dispatch:
             self._end_paged(task_id)
             return Fate.REMOVED
         return Fate.UNKNOWN if state_of(self._known, task_id)[3] is None else Fate.ENDED
 
-    def _revoke_task(self, task: Task) -> str:
+    def _revoke_task(self, task: Task, holders: _Holders) -> str:
         if task.phase is not Phase.LEASED:
             self._dispatch.give_up(task, REVOKED, "it was revoked before it began")
             return Fate.REMOVED
         if not task.revoked:
             task.revoked = True
             self._ledger.news([task], self._outbox.now)
-            holder = self._holder(task)
-            if holder is not None:
-                self._crew.recall(holder)
+            held = holders.of(task)
+            if held is not None:
+                self._crew.recall(held[0])
         return Fate.RECALLED
-
-    def _holder(self, task: Task) -> Consumer | None:
-        consumers = self._dispatch.consumers.values()
-        return next((one for one in consumers if any(held is task for held in one.held.values())), None)
