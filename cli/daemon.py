@@ -191,7 +191,8 @@ def _is_roots_own(directory: str) -> bool:
     """Whether only root can change where this path leads."""
     while True:
         found = os.lstat(directory)
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != 0 or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        others_write = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != 0 or others_write:
             return False
         parent = os.path.dirname(directory)
         if parent == directory:

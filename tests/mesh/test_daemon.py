@@ -385,3 +385,22 @@ def test_a_host_that_is_replaced_is_neither_detached_again_nor_does_it_want_the_
     log = background.path("w1.log").read_text()
     assert re.search(rf'pid={first} logger=mesh.task.stdout msg="from the first"', log)
     assert re.search(rf'pid={second} logger=mesh.task.stdout msg="from the second"', log)
+
+
+@pytest.mark.root
+def test_root_makes_no_file_on_a_way_that_the_user_can_change(
+    background: Background, nobody: pwd.struct_passwd, files_of_root: Path
+) -> None:
+    # Given a directory of root's alone, and a link to it in one of the user's
+    secret, own = files_of_root / "secret", files_of_root / "own"
+    secret.mkdir(mode=0o700)
+    own.mkdir()
+    (own / "log").symlink_to(secret)
+    os.chown(own, nobody.pw_uid, nobody.pw_gid)
+
+    # When root starts a node as that user, with a log behind that link
+    started = background.node("--uid", "nobody", "-f", str(own / "log" / "w1.log"))
+
+    # Then it is refused, and nothing was made
+    assert started.code == exit_codes.CANT_CREATE
+    assert list(secret.iterdir()) == []
