@@ -7,6 +7,8 @@ from typing import Final
 
 import click
 
+from mesh.celery_names import suggest
+
 from . import asking, exit_codes, text
 from .help import CONTEXT, examples
 from .options import json_option, timeout_option
@@ -55,6 +57,9 @@ def command(state: State, *, action: str, ids: tuple[str, ...], timeout: float, 
     The exit code is 1 where an id is not known.
     """
     signal = ids[0] if action == "terminate" and is_signal(ids[0]) else None
+    if action == "terminate" and signal is None and len(ids) > 1 and ids[0].isalpha() and ids[0].isupper():
+        near = suggest(ids[0], [name.removeprefix("SIG") for name in signals.Signals.__members__])
+        raise click.UsageError(f"{ids[0]} is no signal{f'. Did you mean {near}?' if near else '.'}")
     task_ids = ids if signal is None else ids[1:]
     if not task_ids:
         raise click.UsageError("name the calls to terminate by their ids.")

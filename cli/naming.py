@@ -9,7 +9,7 @@ from typing import Final
 import click
 
 from mesh import pools
-from mesh.settings import QUEUE_NAME_RULE, is_queue_name
+from mesh.settings import QUEUE_NAME_RULE, SLOTS_MAX, is_queue_name
 
 from .options import names
 
@@ -44,7 +44,7 @@ def slots(text: str) -> int:
     """A number of slots; pools.AUTO where it says auto."""
     if text == "auto":
         return pools.AUTO
-    number: int = click.IntRange(min=1)(text)
+    number: int = click.IntRange(min=1, max=SLOTS_MAX)(text)
     return number
 
 
@@ -54,4 +54,6 @@ def slot_range(text: str) -> tuple[int, int]:
     if not 1 <= len(numbers) <= 2 or not all(one.strip().isdecimal() for one in numbers) or not any(map(int, numbers)):
         raise click.BadParameter(f"{text!r} is no range of slots: give MAX,MIN, such as 10,3, or MAX alone.")
     least, most = sorted(int(one) for one in (*numbers, "0")[:2])
+    if most > SLOTS_MAX:
+        raise click.BadParameter(f"a node has at most {SLOTS_MAX} slots.")
     return most, least

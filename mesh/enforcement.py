@@ -129,7 +129,11 @@ class Enforcement:
         doomed = self._doomed.get(seat)
         if doomed is None or doomed[:2] != (pid, lease):  # a signal need not end it, whatever it is
             self._doomed[seat] = Doomed(pid, lease, time.monotonic() + GRACE_S)
-        logger.warning("what slot %d runs is terminated", seat, extra={"action": "terminated"})
+        running = self._page.running(seat)
+        if running is not None:
+            text = to_text(running.task_id)
+            extra = {"action": "terminated", "task": text}
+            logger.warning("task %s[%s] is terminated", running.name, text, extra=extra)
         if order.signal in KIND_SIGNALS:
             self._page.cancel(seat, lease)
             workforce.interrupt(seat)

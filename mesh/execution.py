@@ -206,7 +206,7 @@ class Execution:
         expected = definition is not None and isinstance(error, definition.throws)
         self._on_error(name, task_id, error, expected)
         try:
-            text = "".join(traceback.format_exception(type(error), error, _of_the_task(trace)))
+            text = "".join(traceback.format_exception(type(error), error, of_the_task(trace)))
         except Exception:
             text = f"{type(error).__name__} (its traceback can't be shown)"
         return Ran(Status.FAILURE, encode_exception(error, text))
@@ -223,7 +223,7 @@ def _coroutine_of(definition: TaskDefinition, args: Any, kwargs: Any) -> Any:
     return definition.run(*args, **kwargs)
 
 
-def _of_the_task(trace: TracebackType | None) -> TracebackType | None:
+def of_the_task(trace: TracebackType | None) -> TracebackType | None:
     """A traceback without the frames that lead to the task; all of it, where it ends before that."""
     own = trace
     while own is not None and _LEADS_TO_TASKS(own.tb_frame.f_code.co_filename):

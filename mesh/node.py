@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
-from mesh import locate, messages, pools, stacks
+from mesh import locate, logs, messages, pools, stacks
 from mesh.core.autoscaling import Autoscaling, Use
 from mesh.core.shutdown import Shutdown, Stage
 from mesh.core.supervision import Supervision
@@ -293,7 +293,7 @@ class Node:
 
     def _enter(self, stage: Stage, wanted: Stage) -> None:
         if stage is Stage.WARM:
-            logger.info("stopping: running tasks finish, the rest goes back", extra={"action": "warm_stop"})
+            self._say_that_it_stops()
             self._link.send(messages.Quiet(self._options.name))
             self._answer_recalls([messages.Recall(seat, ALL_LEASES) for seat in self._supervision.living])
             self._workforce.end()
@@ -303,6 +303,14 @@ class Node:
             self._enforcement.cancel_all(self._workforce)
         elif stage is Stage.KILLED:
             self._enforcement.kill_all(self._workforce)
+
+    def _say_that_it_stops(self) -> None:
+        busy = sum(self._page.running(seat) is not None for seat in self._slots())
+        if busy:
+            told = f"stopping: waits for {busy} running, the rest goes back; Ctrl-C or SIGQUIT interrupts what runs"
+            logs.announce(told, "warm_stop")
+        else:
+            logger.info("stopping: nothing runs", extra={"action": "warm_stop"})
 
     # --- the router ------------------------------------------------------------------------------
 
@@ -517,7 +525,8 @@ def _hire(plan: HostPlan, files: SharedFiles) -> tuple[Template, dict[str, Any],
     """A host that has the app, what it says of it, and the pool. An import that takes its time can be interrupted."""
     host = Template.fork(plan, files)
     try:
-        said = host.receive()
+        while (said := host.receive()) == []:
+            pass
         if said is None or said[0] != "loaded":
             raise AppFailed(*(said[1:] if said else ("the process that loads the app died", "")))
     except BaseException:

@@ -18,6 +18,8 @@ _QUEUE_CHARS_MAX: Final = 200
 QUEUE_NAME_RULE: Final = "a queue name of 1 to 200 characters without spaces and commas that does not begin with '-'"
 PRIORITY_RULE: Final = "a whole number from 0 to 9; higher runs first"
 LOG_LEVEL_RULE: Final = "'DEBUG', 'INFO', 'WARNING', 'ERROR' or 'CRITICAL'"
+#: Slots of a node: each has a record of its own in the slot page, and a socket.
+SLOTS_MAX: Final = 5000
 DURABILITIES: Final = ("none", "journaled", "synced")
 DURABILITY_RULE: Final = "'none', 'journaled' or 'synced'"
 
@@ -176,7 +178,7 @@ def _pool_name(value: Any) -> str:
 def _autoscale(value: Any) -> tuple[int, int]:
     """Most and least, in either order; a single number is the most."""
     numbers = (value, 0) if isinstance(value, int) else tuple(value)
-    least, most = sorted(_whole(0, 65_000)(one) for one in numbers)
+    least, most = sorted(_whole(0, SLOTS_MAX)(one) for one in numbers)
     if not most:
         raise ValueError
     return most, least
@@ -379,9 +381,9 @@ SETTINGS: Final[tuple[SettingSpec, ...]] = (
         _boolean, fixed=False,
     ),
     SettingSpec(
-        "worker_concurrency", "slots", "a whole number from 1, or None for the number of CPUs",
+        "worker_concurrency", "slots", "a whole number from 1 to 5000, or None for the number of CPUs",
         "Slots of a node that is started without -c.",
-        _optional(_whole(1)),
+        _optional(_whole(1, SLOTS_MAX)),
     ),
     SettingSpec(
         "worker_pool", "pool", "the name of a pool",

@@ -25,7 +25,7 @@ from mesh.core.limits import RunLimits
 from mesh.core.supervision import Says
 from mesh.core.work import Ended, Lease, Work, outcomes_message, results_message
 from mesh.exceptions import WouldDeadlock
-from mesh.execution import INTERRUPTED, NO_LIMITS, Execution, Ran
+from mesh.execution import INTERRUPTED, NO_LIMITS, Execution, Ran, of_the_task
 from mesh.interruption import SYSTEM_THREADS, Interruption, Threads
 from mesh.messages import Flag, Role
 from mesh.pools import hosting
@@ -570,9 +570,12 @@ class Slots:
 
     #: What it makes.
     slot_type: type[Slot] = Slot
+    #: Its process has no other purpose; signals there are the node's to heed.
+    owns_process = True
 
     def __init__(self) -> None:
         self._context: Any = None
+        self._resets_signals = False
         self._threads: Threads = SYSTEM_THREADS
         #: Of all slots; None: each has one of its own.
         self._loop: SharedLoop | None = None
@@ -592,9 +595,10 @@ class Slots:
         execution = Execution(
             app.registry, order.node, _log_failure, RunLimits(*order.limits), interruption, self._loop
         )
-        if not order.shares_process:
+        if self.owns_process and not self._resets_signals:
+            self._resets_signals = True
             os.register_at_fork(after_in_child=_default_signals)
-        elif self._context is None:
+        if order.shares_process and self._context is None:
             self._context = transport.context()
         return self.slot_type(order, lifeline_fd, page, execution, self._context, self._loop)
 
@@ -616,7 +620,7 @@ def _default_signals() -> None:
 def _log_failure(name: str, task_id: bytes, error: BaseException, expected: bool) -> None:
     level = logging.INFO if expected else logging.ERROR
     text = ids.to_text(task_id)
-    trace = None if expected else (type(error), error, error.__traceback__)
+    trace = None if expected else (type(error), error, of_the_task(error.__traceback__))
     logger.log(
         level,
         "task %s[%s] raised %s",

@@ -83,7 +83,7 @@ class Template(HostLine):
             channel.close()
             become_host(plan, Channel(theirs), files, supervisor_pid)
         theirs.close()
-        return cls(pid, channel)
+        return cls(pid, channel, os.pidfd_open(pid))
 
     @classmethod
     def execute(cls, program: Program, files: SharedFiles, *, preload: bool, pool: str) -> Template:
@@ -106,7 +106,7 @@ class Template(HostLine):
             for fd in files:
                 os.set_inheritable(fd, False)
             theirs.close()
-        return cls(pid, channel)
+        return cls(pid, channel, os.pidfd_open(pid))
 
     def kill_run(self, seat: int, pid: int, still_runs: Callable[[], bool], number: int = signal.SIGKILL) -> bool:
         """Stops the slot's process before it looks, so that the kill hits this run and not the next one."""
@@ -132,6 +132,7 @@ class Template(HostLine):
         """Ends the host (its slots have ended) and reaps it. Returns its wait status and peak RSS in KiB."""
         self._channel.close()
         _, status, usage = os.wait4(self.pid, 0)
+        self.forget()
         return status, usage.ru_maxrss
 
 

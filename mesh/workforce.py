@@ -118,7 +118,9 @@ class Workforce:
         """Has all slots replaced by new ones, with new code, once those are warm."""
         if self._employment.another_host is None:
             logger.error("this node can't start itself anew; restart it", extra={"action": "renewal_failed"})
-        elif self._coming is None and not self.supervision.ending:
+        elif not self.supervision.ending:
+            self._abandon_coming()  # what takes long to load may hang: the last request counts
+            logger.info("loading the app again", extra={"action": "renewing"})
             self._preload = self._employment.preload
             self._start_host()
 
@@ -235,11 +237,11 @@ class Workforce:
         said = host.receive()
         if said is None:
             self._host_lost(generation, host)
-        elif said[0] == "spawned":
+        elif said[:1] == ["spawned"]:
             self.supervision.spawned(said[1], said[2], time.monotonic())
             # It may have rung before it was known.
             os.eventfd_write(self._files.alarm_fd, 1)
-        elif said[0] == "exited":
+        elif said[:1] == ["exited"]:
             self._slot_exited(*said[1:])
 
     def _slot_exited(self, seat: int, pid: int, status: int, peak_kib: int) -> None:
@@ -298,6 +300,8 @@ class Workforce:
 
     def _hear_coming(self, host: Host) -> None:
         said = host.receive()
+        if said == []:
+            return
         if said is not None and said[0] == "loaded":
             self._take_over(host, said[1])
             return

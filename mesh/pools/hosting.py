@@ -11,9 +11,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import signal
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 # Now: where greenlets run, those of later let others go on, or close when their loop has something to do.
@@ -217,17 +219,39 @@ class Channel:
 class HostLine:
     """The supervisor's end of the socket pair, by which it speaks to a host. As `Host`, but for the ends of it."""
 
-    def __init__(self, pid: int, channel: socket.socket) -> None:
+    def __init__(self, pid: int, channel: socket.socket, pidfd: int | None = None) -> None:
+        """`pidfd` tells of the death of its process: the end of the channel may not, where a task has forked."""
         self.pid = pid
         self._channel = channel
+        self._pidfd = pidfd
+        #: What the host has yet to take. It may have to be heard before it listens again.
+        self._unsent: deque[Sequence[Any]] = deque()
+        self._epoll = select.epoll()
+        self._epoll.register(channel, select.EPOLLIN)
+        if pidfd is not None:
+            self._epoll.register(pidfd, select.EPOLLIN)
 
     def fileno(self) -> int:
-        """Readable when the host has said something, or is gone."""
-        return self._channel.fileno()
+        """Readable when there is a reason to `receive`."""
+        return self._epoll.fileno()
 
     def receive(self) -> list[Any] | None:
-        """The next packet, waited for; None where the host is gone."""
-        return _received(self._channel)
+        """The next message, waited for; None where the host is gone, and `[]` where it has only listened."""
+        events = dict(self._epoll.poll())
+        of_channel = events.get(self._channel.fileno(), 0)
+        if of_channel & select.EPOLLOUT:
+            self._send_unsent()
+        if of_channel & ~select.EPOLLOUT:
+            return _received(self._channel)
+        return None if self._pidfd in events else []
+
+    def forget(self) -> None:
+        """Gives the descriptors back. The host is gone, or ends with it."""
+        self._epoll.close()
+        self._channel.close()
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
 
     def spawn(self, order: SlotOrder) -> None:
         """Orders a slot. That the host is gone shows in `receive`."""
@@ -246,18 +270,36 @@ class HostLine:
         self._say("interrupt", seat)
 
     def _say(self, *words: Any) -> None:
-        _send(self._channel, words)
+        self._unsent.append(words)
+        self._send_unsent()
+
+    def _send_unsent(self) -> None:
+        """As much as the host takes without being waited for."""
+        while self._unsent:
+            try:
+                _send(self._channel, self._unsent[0], socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                break
+            self._unsent.popleft()
+        wanted = select.EPOLLIN | (select.EPOLLOUT if self._unsent else 0)
+        with contextlib.suppress(OSError, ValueError):  # it is closed
+            self._epoll.modify(self._channel, wanted)
 
 
-def _send(sock: socket.socket, words: Sequence[Any]) -> None:
+def _send(sock: socket.socket, words: Sequence[Any], flags: int = 0) -> None:
     """In packets that a socket takes, each with a byte before it that says whether there are more. Nothing where the
     other end is gone.
+
+    Raises:
+        BlockingIOError: with MSG_DONTWAIT, of what fits into one packet.
     """
     packed = msgpack.packb(words)
     try:
         for at in range(0, len(packed), _PACKET_BYTES):
             more = _MORE if at + _PACKET_BYTES < len(packed) else _LAST
-            sock.send(more + packed[at : at + _PACKET_BYTES])
+            sock.send(more + packed[at : at + _PACKET_BYTES], flags)
+    except BlockingIOError:
+        raise
     except OSError as error:
         if error.errno not in _GONE:
             raise

@@ -7,9 +7,11 @@ beside it runs again.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import resource
 import traceback
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -40,6 +42,12 @@ class OneProcess:
         self._lifelines = Lifelines()
         #: {seat: slot} of those that run.
         self._slots: dict[int, HostedSlot] = {}
+        os.register_at_fork(after_in_child=functools.partial(_let_go, weakref.ref(self)))
+
+    def let_go(self) -> None:
+        """In a child that a task has forked: what is the host's must not live on in it."""
+        self._channel.close()
+        self._lifelines.end(None)
 
     def start(self, order: SlotOrder, lifeline_fd: int) -> None:
         """Has a slot made and run, within its `life`."""
@@ -110,6 +118,12 @@ class OneProcess:
         self._slots.pop(seat, None)
         self._lifelines.end(seat)
         self._channel.exited(seat, os.getpid(), status, peak_kib())
+
+
+def _let_go(host: weakref.ref[OneProcess]) -> None:
+    there = host()
+    if there is not None:
+        there.let_go()
 
 
 def allow_descriptors() -> None:

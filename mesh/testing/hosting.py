@@ -101,6 +101,7 @@ class _SlotMaker(Slots):
     """Makes such slots."""
 
     slot_type = _Slot
+    owns_process = False
 
 
 class _SlotThreads(ThreadHost):
@@ -170,7 +171,7 @@ class InProcessHost(HostLine):
     def close(self) -> tuple[int, int]:
         """As `Host.close`."""
         if not self.closed.is_set():
-            self._channel.close()
+            self.forget()
             self._thread.join()
             self.closed.set()
         return 0, peak_kib()

@@ -318,3 +318,29 @@ def test_a_node_that_is_asked_where_it_is_again_and_again_loses_no_task(host: Ho
         result.get(DEADLINE_S)
     assert "action=slot_lost" not in node.said
     assert "action=host_lost" not in node.said
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+def test_a_process_that_a_task_has_left_behind_does_not_hide_the_end_of_its_host(
+    host: Host, app: Mesh, pool: str
+) -> None:
+    # Given a task that has forked, in the process of all slots
+    node = start(host, pool)
+    with pytest.raises(TimeLimitExceeded):
+        lasting.leave_a_child.apply_async((3.0,), time_limit=0.3).get(DEADLINE_S)
+
+    # Then its end was heard of, the node goes on, and can be stopped
+    assert tasks.add.delay(1, 2).get(DEADLINE_S) == 3
+    assert node.stop() == 0
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_signals_end_what_a_task_has_forked(host: Host, app: Mesh, pool: str) -> None:
+    start(host, pool)
+    assert lasting.end_a_child.delay(15).get(DEADLINE_S) == 15
+
+
+def test_many_slots_start_and_end(host: Host, app: Mesh) -> None:
+    node = start(host, "threads", 500)
+    assert tasks.add.delay(1, 2).get(DEADLINE_S) == 3
+    assert node.stop() == 0

@@ -261,3 +261,19 @@ def test_slots_that_are_replaced_all_the_time_take_new_code_too(shop: Shop) -> N
         pass
     ran = [result.get(DEADLINE_S) for result in results]
     assert len({pid for _, pid in ran}) == len(ran)
+
+
+def test_code_that_hangs_as_it_is_loaded_is_given_up_for_the_next(shop: Shop) -> None:
+    # Given a node that was told of code which never loads
+    node = shop.start()
+    shop.write("import time\ntime.sleep(3600)\n")
+    node.send(signal.SIGHUP)
+    eventually(said(node, "loading the app again"))
+
+    # When it is told of code that does
+    shop.write(SHOP.format(price=2))
+    node.send(signal.SIGHUP)
+
+    # Then that runs
+    eventually(partial(shop.costs, 2))
+    assert node.ready().stop() == 0

@@ -174,3 +174,25 @@ async def leave_one_waiting(begun: str, until: str) -> int:
 
 
 _left: list[asyncio.Task[Any]] = []
+
+
+@app.task
+def leave_a_child(seconds: float) -> None:
+    """Leaves a process behind that it has forked, and does not end."""
+    if os.fork() == 0:
+        time.sleep(seconds)
+        os._exit(0)
+    time.sleep(3600)
+
+
+@app.task
+def end_a_child(number: int) -> int:
+    """Forks, and ends its child by a signal. The wait status of that."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(writer, b"x")
+        time.sleep(3600)
+    os.read(reader, 1)  # before its own code runs it has the signals of its parent
+    os.kill(pid, number)
+    return os.waitpid(pid, 0)[1]
