@@ -71,10 +71,10 @@ _meshes: WeakKeyDictionary[Mesh, LocalMesh] = WeakKeyDictionary()
 
 
 @contextlib.contextmanager
-def start_router(app: Mesh) -> Iterator[LocalMesh]:
+def start_router(app: Mesh, *, eager: bool = False) -> Iterator[LocalMesh]:
     """Has the app call into a mesh of its own for the time of a block: what it calls waits there for a worker.
 
-    What it said before of its broker and of eager mode holds again afterwards. In a block within a block of the same
+    `eager` leaves it to the app whether it calls eagerly. What it said before of its broker and of eager mode holds again afterwards. In a block within a block of the same
     app the mesh is the outer one's.
     """
     present = _meshes.get(app)
@@ -84,7 +84,8 @@ def start_router(app: Mesh) -> Iterator[LocalMesh]:
     app.close()
     mesh = LocalMesh(app.settings)
     try:
-        said = {"broker_url": mesh.url, **({"task_always_eager": False} if app.settings.task_always_eager else {})}
+        sends = {"task_always_eager": False} if app.settings.task_always_eager and not eager else {}
+        said = {"broker_url": mesh.url, **sends}
         with app.conf.overridden(said, SOURCE):
             _meshes[app] = mesh
             try:

@@ -110,7 +110,7 @@ def _app(parameters: Mapping[str, Any], config: Mapping[str, Any], logs: bool) -
     app = Mesh(**{"main": "mesh.tests", **parameters})
     app.conf.update(config)
     try:
-        with _logging(logs), start_router(app):
+        with _logging(logs), start_router(app, eager=True):
             yield app
     finally:
         set_default_source(current)

@@ -194,3 +194,18 @@ def test_the_fixtures_work_in_this_run_too(mesh_app, mesh_worker):
     pid = mesh_app.task(name="pid")(os.getpid)
     assert pid.delay().get(20) == os.getpid()
     assert "mesh.testing.worker" in sys.modules
+
+
+def test_an_app_that_is_marked_as_eager_calls_eagerly(project):
+    project.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.mesh(task_always_eager=True)
+        def test_call(mesh_app):
+            called = mesh_app.task(name="double")(lambda x: 2 * x).delay(21)
+            assert called.get(timeout=5) == 42
+            assert type(called).__name__ == "EagerResult"
+        """
+    )
+    outcomes(project, passed=1)
