@@ -74,8 +74,8 @@ _meshes: WeakKeyDictionary[Mesh, LocalMesh] = WeakKeyDictionary()
 def start_router(app: Mesh, *, eager: bool = False) -> Iterator[LocalMesh]:
     """Has the app call into a mesh of its own for the time of a block: what it calls waits there for a worker.
 
-    `eager` leaves it to the app whether it calls eagerly. What it said before of its broker and of eager mode holds again afterwards. In a block within a block of the same
-    app the mesh is the outer one's.
+    `eager` leaves it to the app whether it calls eagerly. What it said before of its broker and of eager mode holds
+    again afterwards. In a block within a block of the same app the mesh is the outer one's.
     """
     present = _meshes.get(app)
     if present is not None:

@@ -141,7 +141,7 @@ def test_what_a_node_says_is_shown_where_that_is_asked_for(project, enabled, sho
         """
     )
     said = outcomes(project, failed=1).stdout.str()
-    assert ("stopping: running tasks finish" in said) is shown
+    assert ("stopping: nothing runs" in said) is shown
 
 
 def test_a_worker_that_does_not_end_is_an_error_of_the_test(project):
