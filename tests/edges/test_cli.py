@@ -252,7 +252,7 @@ def test_a_command_line_imports_what_it_needs_and_no_more(mesh: Shell, argv: str
         ("frobnicate", f"No such command 'frobnicate'. There are {', '.join(sorted(root.COMMANDS))}."),
         ("worker", 'no app is given: name the module that holds it, as in "mesh -A proj worker", or set MESH_APP'),
         ("-A proj worker --bogus", "No such option"),
-        ("-A proj worker -c 0", "0 is not in the range x>=1"),
+        ("-A proj worker -c 0", "0 is not in the range 1<=x<=5000"),
         ("-A proj worker -c two", "'two' is not a valid int"),
         ("-A proj worker -l loud", "'loud' is not one of"),
         ("-A proj worker -Q -a", "'-a' is no queue: give a queue name"),
