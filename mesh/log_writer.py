@@ -20,7 +20,7 @@ from mesh.exceptions import SoftTimeLimitExceeded
 
 #: How long a record waits for its turn. Who holds the lock writes; after so long it is stopped or its reader is, and a
 #: record that may be torn is better than a process that stands still.
-_TURN_WAIT_S: Final = 1.0
+_TURN_WAIT_S: Final = 5.0
 _TURN_LOOK_S: Final = 0.001
 #: How long a record waits for a reader where the descriptor is non-blocking. Then what is left of it is dropped.
 _READER_WAIT_MS: Final = 1_000
