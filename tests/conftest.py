@@ -23,9 +23,6 @@ pytest_plugins = ("mesh.testing.plugin", "pytester")
 #: Where named meshes live, as opposed to those whose URL names a directory.
 NAMED_MESHES = Path(f"/tmp/mesh-{os.getuid()}")
 
-#: Other tests run beside these, and make such meshes; these don't.
-BESIDE = bool(os.environ.get("MESH_TESTS_BESIDE"))
-
 #: How long things may take to go away. Long, as the machine may be slow and busy; a clean test waits for none of it.
 PATIENCE_S = 10.0
 
@@ -124,7 +121,7 @@ def _traces() -> Traces:
         threads=frozenset(threading.enumerate()),
         pids=frozenset(psutil.pids()),
         files=frozenset(_open_files()),
-        meshes=frozenset(NAMED_MESHES.iterdir() if NAMED_MESHES.is_dir() and not BESIDE else ()),
+        meshes=frozenset(NAMED_MESHES.iterdir() if NAMED_MESHES.is_dir() else ()),
     )
 
 
