@@ -179,8 +179,9 @@ def _check(choice: Choice) -> None:
 
 def _run(state: State, name: str, choice: Choice, life: Life) -> int:
     from mesh.logged_slots import LoggedSlots
-    from mesh.node import AppFailed, NodeOptions, run_node
-    from mesh.slot import Slots
+    from mesh.node import NodeOptions
+    from mesh.node_start import AppFailed, run_node
+    from mesh.slot_maker import Slots
     from mesh.template import HostPlan, Program, become_what_was_ordered
 
     def on_loaded(info: dict[str, Any]) -> None:

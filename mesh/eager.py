@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
 import secrets
 import threading
+import traceback
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from mesh import calling, ids
-from mesh.eager_run import Frame, Raised, copied, log_failure, run_to_its_end
+from mesh.eager_run import Frame, Raised, copied, run_to_its_end
 from mesh.exceptions import TaskIdTaken
+from mesh.failure_log import log_failure
 from mesh.interfaces import Ending, PendingCall, TaskState
 from mesh.messages import Assignment, Buffer, Flag, Replies
 from mesh.registry import Registry
@@ -28,6 +31,8 @@ from mesh.states import PENDING, STATE_OF_STATUS, Status
 if TYPE_CHECKING:
     from mesh.client import Client
     from mesh.control import Control
+
+logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
@@ -120,7 +125,8 @@ class EagerClient:
         if throw and (ending is None or ending.status != Status.SUCCESS):
             self._raise(pending, ending, raised)
         if raised is not None:
-            log_failure(name, pending.task_id, raised)
+            shown = traceback.format_exception_only(raised.error)[-1].strip()
+            log_failure(logger, name, pending.task_id, raised.error, shown, expected=raised.expected)
         return pending
 
     def batch(self) -> AbstractContextManager[None]:

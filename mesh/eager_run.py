@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import time
-import traceback
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from mesh import codec, ids
+from mesh import codec
 from mesh.exceptions import TaskRevokedError
 from mesh.execution import Execution, Ran
 from mesh.messages import Assignment, Buffer, Tasks
 from mesh.registry import Registry
 from mesh.remote_errors import encode_exception
 from mesh.states import Status
-
-logger = logging.getLogger("mesh.eager")
 
 
 class Frame(NamedTuple):
@@ -59,20 +55,6 @@ def run_to_its_end(
 def copied(buffers: Iterable[Buffer] | None) -> tuple[Frame, ...]:
     """The frames of a body, of which the task gets its own."""
     return tuple(Frame(bytes(buffer)) for buffer in buffers or ())
-
-
-def log_failure(name: str, task_id: bytes, raised: Raised) -> None:
-    """As a slot logs it."""
-    text, shown = ids.to_text(task_id), traceback.format_exception_only(raised.error)[-1].strip()
-    logger.log(
-        logging.INFO if raised.expected else logging.ERROR,
-        "task %s[%s] raised %s",
-        name,
-        text,
-        shown,
-        exc_info=None if raised.expected else raised.error,
-        extra={"action": "task_failed", "task": text},
-    )
 
 
 def _run(registry: Registry, hostname: str, record: list[Any], frames: tuple[Frame, ...]) -> tuple[Ran, Raised | None]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from typing import Final, NamedTuple
+from typing import Final
 
 from mesh.core.limits import Interrupt, Kill, LimitedRun, LimitWatch, RunLimits, Verdict
-from mesh.core.shutdown import GRACE_S
 from mesh.core.supervision import Supervision
+from mesh.core.terminations import DoomedRun, Terminations
 from mesh.ids import to_text
 from mesh.messages import Terminate
 from mesh.slot_page import NEVER, SETTLE_S, SlotPage
@@ -19,14 +19,6 @@ logger = logging.getLogger(__name__)
 
 #: They ask a process to end, and so leave the task a moment: a slot heeds none of them itself.
 KIND_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP})
-
-
-class Doomed(NamedTuple):
-    """A run that was told to end."""
-
-    pid: int
-    lease: int
-    due_mono_s: float  #: then it is killed
 
 
 class Enforcement:
@@ -41,19 +33,12 @@ class Enforcement:
         self._limit_watch = LimitWatch(apart=apart)
         #: What runs is killed without a reason of its own.
         self.is_off = False
-        #: {seat: run that was told to end}
-        self._doomed: dict[int, Doomed] = {}
-        #: {pid: (seat, lease)} of processes that were sent a signal on request, until they are seen to end.
-        self._terminated: dict[int, tuple[int, int]] = {}
+        self._terminations = Terminations()
 
     def verdict(self, pid: int, killed: bool, seat: int | None) -> Verdict | None:
         """As `LimitWatch.ended`; also of a process, or a slot, that was killed on request."""
-        terminated = self._terminated.get(pid)
-        if terminated is not None and seat in (None, terminated[0]):
-            del self._terminated[pid]
-            if self._still_runs(*terminated):
-                return Verdict("what it ran was terminated", terminated[0], 0.0)
-        return self._limit_watch.ended(pid, killed=killed, still_runs=self._still_runs, slot=seat)
+        on_request = self._terminations.ended(pid, still_runs=self._still_runs, seat=seat)
+        return on_request or self._limit_watch.ended(pid, killed=killed, still_runs=self._still_runs, slot=seat)
 
     def _still_runs(self, seat: int, lease: int) -> bool:
         running = self._page.running(seat)
@@ -61,14 +46,14 @@ class Enforcement:
 
     def next_deadline_mono_s(self) -> float | None:
         """When `look` has something to do, unless a slot rings before."""
-        due = [one.due_mono_s for one in self._doomed.values()]
-        limit = self._limit_watch.next_deadline_mono_s()
-        return min(due if limit is None else [*due, limit], default=None)
+        deadlines = (self._limit_watch.next_deadline_mono_s(), self._terminations.next_deadline_mono_s())
+        return min((one for one in deadlines if one is not None), default=None)
 
     def look(self, workforce: Workforce, *, rang: bool) -> None:
         """Enforces what is due. A run with a nearer limit than the next look has rung."""
-        if self._doomed:
-            self._kill_doomed(workforce, time.monotonic())
+        for run in self._terminations.take_due(time.monotonic()):
+            if self._supervision.pid_of(run.seat) == run.pid:
+                self._end_run(workforce, run, signal.SIGKILL)
         deadline = self._limit_watch.next_deadline_mono_s()
         if not rang and (deadline is None or time.monotonic() < deadline):
             return
@@ -121,37 +106,25 @@ class Enforcement:
 
     def terminate(self, workforce: Workforce, order: Terminate) -> None:
         """Ends what a slot runs, if it still runs that lease: kindly first, where the signal asks for no more."""
-        seat, pid, lease = order.slot, order.slot_pid, order.lease
-        if self._supervision.pid_of(seat) != pid or not self._still_runs(seat, lease):
+        run, running = DoomedRun(order.slot, order.slot_pid, order.lease), self._page.running(order.slot)
+        if self._supervision.pid_of(run.seat) != run.pid or running is None or running.lease != run.lease:
             return
         if not 0 < order.signal < signal.NSIG:
             return
-        doomed = self._doomed.get(seat)
-        if doomed is None or doomed[:2] != (pid, lease):  # a signal need not end it, whatever it is
-            self._doomed[seat] = Doomed(pid, lease, time.monotonic() + GRACE_S)
-        running = self._page.running(seat)
-        if running is not None:
-            text = to_text(running.task_id)
-            extra = {"action": "terminated", "task": text}
-            logger.warning("task %s[%s] is terminated", running.name, text, extra=extra)
+        self._terminations.ask(run, time.monotonic())  # a signal need not end it, whatever it is
+        text = to_text(running.task_id)
+        extra = {"action": "terminated", "task": text}
+        logger.warning("task %s[%s] is terminated", running.name, text, extra=extra)
         if order.signal in KIND_SIGNALS:
-            self._page.cancel(seat, lease)
-            workforce.interrupt(seat)
+            self._page.cancel(run.seat, run.lease)
+            workforce.interrupt(run.seat)
         else:
-            self._end_run(workforce, seat, pid, lease, order.signal)
+            self._end_run(workforce, run, order.signal)
 
-    def _kill_doomed(self, workforce: Workforce, now_mono_s: float) -> None:
-        """Whatever was told to end and has not, in the time it had."""
-        for seat, doomed in list(self._doomed.items()):
-            if doomed.due_mono_s <= now_mono_s:
-                del self._doomed[seat]
-                if self._supervision.pid_of(seat) == doomed.pid:
-                    self._end_run(workforce, seat, doomed.pid, doomed.lease, signal.SIGKILL)
-
-    def _end_run(self, workforce: Workforce, seat: int, pid: int, lease: int, number: int) -> None:
-        self._terminated[pid] = (seat, lease)  # before it can be heard of
-        if not workforce.kill_run(seat, lambda: self._still_runs(seat, lease), number):
-            del self._terminated[pid]
+    def _end_run(self, workforce: Workforce, run: DoomedRun, number: int) -> None:
+        self._terminations.signalled(run)
+        if not workforce.kill_run(run.seat, lambda: self._still_runs(run.seat, run.lease), number):
+            self._terminations.spared(run)
 
     def cancel_all(self, workforce: Workforce) -> None:
         """Whatever runs is told to end early."""

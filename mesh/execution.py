@@ -114,6 +114,7 @@ class Execution:
 
     async def run_async(self, record: list[Any], frames: tuple[Buffer, ...]) -> Ran:
         """As `run`, in a coroutine of the running loop; a function that is none runs in a thread meanwhile."""
+        # Written out twice, as each run pays for every call in between.
         try:
             definition = self._registry.find(record[1])
             args, kwargs = decode_call(record[4], [frame.buffer for frame in frames] if frames else ())

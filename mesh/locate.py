@@ -27,6 +27,7 @@ from os import close
 from typing import Any, Final, NamedTuple
 
 from mesh.exceptions import InvalidMeshName, RouterNotPermitted, RouterUnreachable, UnsupportedURL
+from mesh.same_file import is_at
 
 DEFAULT_MESH: Final = "default"
 SYSTEM_DIRECTORY: Final = "/run/mesh"
@@ -307,7 +308,7 @@ def acquire_router_lock(place: Place) -> int | None:
     give_up_mono_s = time.monotonic() + _ASKERS_WAIT_S
     while True:
         fd = _open_lock(place, lock_path(place))
-        if _lock(fd, fcntl.LOCK_EX) and _is_at(fd, lock_path(place)):
+        if _lock(fd, fcntl.LOCK_EX) and is_at(fd, lock_path(place)):
             os.ftruncate(fd, 0)
             os.pwrite(fd, b"%d\n" % os.getpid(), 0)
             _held[fd] = _keep_directory(place.directory)
@@ -372,14 +373,6 @@ def _unlock(fd: int) -> None:
     """Unlocks before it closes: a child forked by another thread meanwhile has a copy, which must not keep the lock."""
     fcntl.flock(fd, fcntl.LOCK_UN)
     close(fd)
-
-
-def _is_at(fd: int, path: str) -> bool:
-    """Whether the locked file is still the one that others will find."""
-    try:
-        return os.path.samestat(os.fstat(fd), os.stat(path))
-    except FileNotFoundError:
-        return False
 
 
 # --- what the dead have left ---------------------------------------------------------------------

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from mesh.exceptions import SoftTimeLimitExceeded
+from mesh.same_file import is_at
 
 #: How long a record waits for its turn. Who holds the lock writes; after so long it is stopped or its reader is, and a
 #: record that may be torn is better than a process that stands still.
@@ -159,10 +160,16 @@ class LogFile:
 
     def write(self, record: bytes) -> None:
         """As `Destination`."""
-        if not _is_at(self._fd, self.path):
+        if self._was_moved():
             with contextlib.suppress(OSError):  # it can't be opened anew: the old one is better than nothing
                 self._move_to(self.path)
         _write(self._fd, record)
+
+    def _was_moved(self) -> bool:
+        try:
+            return not is_at(self._fd, self.path)
+        except OSError:
+            return True
 
     def is_terminal(self) -> bool:
         """As `Destination`."""
@@ -215,13 +222,6 @@ def _may_tear(fd: int) -> bool:
     except OSError:  # it is closed
         return False
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(fd)
-
-
-def _is_at(fd: int, path: str) -> bool:
-    try:
-        return os.path.samestat(os.fstat(fd), os.stat(path))
-    except OSError:
-        return False
 
 
 def _are_same(one: int, other: int) -> bool:

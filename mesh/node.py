@@ -13,17 +13,17 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
-from mesh import locate, logs, messages, pools, stacks
+from mesh import locate, logs, messages, pools
 from mesh.core.autoscaling import Autoscaling, Use
 from mesh.core.shutdown import Shutdown, Stage
 from mesh.core.supervision import Supervision
 from mesh.enforcement import Enforcement
 from mesh.exceptions import MeshError, RouterUnreachable
 from mesh.messages import Role
-from mesh.pools.hosting import Host, LoadedApp, Pool, SlotMaker, SlotOrder
+from mesh.pools.hosting import Host, LoadedApp, Pool, SlotOrder
 from mesh.slot_page import SETTLE_S, SlotPage
-from mesh.template import HostPlan, Program, SharedFiles, Template
-from mesh.workforce import ALL_LEASES, Employment, Workforce, warn_of_obstacle
+from mesh.template import Program, SharedFiles, Template
+from mesh.workforce import ALL_LEASES, Employment, Workforce
 
 logger = logging.getLogger(__name__)
 
@@ -57,14 +57,6 @@ class NodeOptions(NamedTuple):
     on_ready: Callable[[], None] = lambda: None
 
 
-class AppFailed(MeshError):
-    """The app could not be loaded."""
-
-    def __init__(self, message: str, remote_traceback: str) -> None:
-        super().__init__(message)
-        self.remote_traceback = remote_traceback
-
-
 class Node:
     """1. Answers the router, from the slot page where it asks for tasks. 2. Has its workforce and the limits kept.
     3. Ends in order.
@@ -94,31 +86,7 @@ class Node:
         self._alarm_fd = files.alarm_fd
         for fd in (self._wakeup.fileno(), self._processes.fileno(), self._alarm_fd):
             self._poller.add(fd)
-        scale = info.get("autoscale")
-        self._autoscaling = Autoscaling(scale[0], scale[1], info["autoscale_idle_s"]) if scale else None
-        size: int = info["concurrency"]
-        blocked_max: int = info.get("max_blocked", 0) if pool.stands_in else NO_STAND_INS
-        seats = 2 * (scale[0] if scale else size) + max(0, blocked_max) + SPARE_SEATS
-        self._page = _make_page(locate.pages_path(place.directory, os.getpid(), options.number), seats)
-        self._supervision = Supervision(size, blocked_max=max(0, blocked_max), seats=seats, in_turn=not pool.forks)
-        apart = pool.forks or host.kills_one
-        self._enforcement = Enforcement(self._page, self._supervision, apart=apart)
-        self._workforce = Workforce(
-            Employment(
-                self._order(pool, blocked_max),
-                apart,
-                options.preload,
-                _another_host(options, pool, files),
-                self._rejoin,
-                self._renewed,
-            ),
-            self._supervision,
-            self._page,
-            host,
-            files,
-            self._poller,
-            self._enforcement.verdict,
-        )
+        self._employ(pool, host, files)
         self._shutdown = Shutdown(info.get("soft_shutdown_s") or 0.0, info.get("shutdown_s"))
         #: How far it has acted on that.
         self._stage = Stage.RUNNING
@@ -135,6 +103,35 @@ class Node:
             "active": self.active,
             "registered": lambda: self._info["tasks"],
         }
+
+    def _employ(self, pool: Pool, host: Host, files: SharedFiles) -> None:
+        """Makes the seats, and who fills them and keeps their limits."""
+        info, place = self._info, self._place
+        scale = info.get("autoscale")
+        self._autoscaling = Autoscaling(scale[0], scale[1], info["autoscale_idle_s"]) if scale else None
+        size: int = info["concurrency"]
+        blocked_max: int = info.get("max_blocked", 0) if pool.stands_in else NO_STAND_INS
+        seats = 2 * (scale[0] if scale else size) + max(0, blocked_max) + SPARE_SEATS
+        self._page = _make_page(locate.pages_path(place.directory, os.getpid(), self._options.number), seats)
+        self._supervision = Supervision(size, blocked_max=max(0, blocked_max), seats=seats, in_turn=not pool.forks)
+        apart = pool.forks or host.kills_one
+        self._enforcement = Enforcement(self._page, self._supervision, apart=apart)
+        self._workforce = Workforce(
+            Employment(
+                self._order(pool, blocked_max),
+                apart,
+                self._options.preload,
+                _another_host(self._options, pool, files),
+                self._rejoin,
+                self._renewed,
+            ),
+            self._supervision,
+            self._page,
+            host,
+            files,
+            self._poller,
+            self._enforcement.verdict,
+        )
 
     def _order(self, pool: Pool, blocked_max: int) -> SlotOrder:
         """What all slots have in common."""
@@ -467,42 +464,6 @@ def _make_page(path: str, slots: int) -> SlotPage:
         ) from None
 
 
-def run_node(options: NodeOptions, maker: SlotMaker) -> int:
-    """Runs a node in this process until it is stopped by a signal. Returns its exit code.
-
-    Must be called before this process has any thread or ZeroMQ context.
-
-    Raises:
-        AppFailed: the app could not be loaded.
-        RouterUnreachable: no router answered in `options.connect_s`.
-    """
-    pools.find(options.pool)  # raises before anything is started
-    files = SharedFiles(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC), stacks.make_file())
-    host, info, pool_name = _hire(HostPlan(options.load, options.pool, maker, options.preload), files)
-    node = None
-    try:
-        pool = pools.find(pool_name)
-        pools.refuse(pool, info.get("given", {}))
-        place = options.place or locate.locate(info.get("broker_url"))
-        locate.ensure_router(place, info.get("router_settings"))
-        complete(info, options, pool.concurrency())
-        node = Node(options, pool, host, files, info, place)
-        node.heed_signals()
-        options.on_loaded({**info, "mesh": place.mesh, "directory": place.directory, "pool": pool.name})
-        return 0 if node.run() else 1
-    except BaseException:
-        host.kill()  # what runs is not waited for
-        raise
-    finally:
-        if node is not None:
-            node.close()
-        else:
-            host.kill()
-            host.close()
-        for fd in files:
-            os.close(fd)
-
-
 def _another_host(options: NodeOptions, pool: Pool, files: SharedFiles) -> Callable[[bool], Host] | None:
     """As `Employment.another_host`."""
     another, program = options.another_host, options.program
@@ -519,28 +480,3 @@ def complete(info: dict[str, Any], options: NodeOptions, concurrency: int) -> No
     scale = info.get("autoscale")
     wanted = info.get("concurrency") if options.concurrency is None else options.concurrency
     info["concurrency"] = scale[1] if scale else wanted or concurrency
-
-
-def _hire(plan: HostPlan, files: SharedFiles) -> tuple[Template, dict[str, Any], str]:
-    """A host that has the app, what it says of it, and the pool. An import that takes its time can be interrupted."""
-    host = Template.fork(plan, files)
-    try:
-        while (said := host.receive()) == []:
-            pass
-        if said is None or said[0] != "loaded":
-            raise AppFailed(*(said[1:] if said else ("the process that loads the app died", "")))
-    except BaseException:
-        host.kill()
-        host.close()
-        raise
-    info: dict[str, Any] = said[1]
-    pool = pools.name_of(info.get("pool", plan.pool))
-    if pool == pools.name_of(plan.pool) and not info["obstacle"]:
-        return host, info, pool
-    host.kill()
-    host.close()
-    if pool != pools.name_of(plan.pool):
-        pools.find(pool)
-        return _hire(plan._replace(pool=pool), files)
-    warn_of_obstacle(info["obstacle"])
-    return _hire(plan._replace(preload=False), files)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from mesh.exceptions import MeshError
+from mesh.same_file import is_at
 
 #: How long a pidfile that somebody holds locked is waited for, and how often it is looked at.
 _LOCKED_S: Final = 2.0
@@ -97,7 +98,7 @@ def _remove_stale(path: str) -> None:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise PidfileTaken(path, "there is something that is no plain file. Give another path.")
         _lock(file.fileno(), path)
-        if not _is_at(file.fileno(), path):
+        if not is_at(file.fileno(), path):
             return
         try:
             pid = int(file.read(32))
@@ -153,10 +154,3 @@ def _is_alive(pid: int) -> bool:
             return file.read().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:  # other people's processes are hidden here
         return True
-
-
-def _is_at(fd: int, path: str) -> bool:
-    try:
-        return os.path.samestat(os.fstat(fd), os.stat(path))
-    except OSError:
-        return False

@@ -1,6 +1,7 @@
 """A slot: where one task at a time runs. A process, a thread or a coroutine, as its pool has it.
 
-What runs the task does everything else too; while user code runs, nothing else does.
+What runs the task does everything else too. While user code runs nothing else does, but for a task that waits for
+another one: that is told by whichever of its threads waits.
 
 It takes leases from its router, says in the slot page which one it begins, and sends each outcome twice: straight to
 the caller's reply socket where the two share a host, and to the owner, which has the last word (DESIGN D4, D8).
@@ -13,23 +14,22 @@ import logging
 import math
 import os
 import resource
-import signal
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Final
 
-from mesh import ids, locate, messages, transport, waiting
+from mesh import locate, messages, transport, waiting
 from mesh.core.limits import RunLimits
 from mesh.core.supervision import Says
-from mesh.core.work import Ended, Lease, Work, outcomes_message, results_message
+from mesh.core.wear import Wear
+from mesh.core.work import Lease, Work, outcomes_message
+from mesh.direct_paths import DirectPaths
 from mesh.exceptions import WouldDeadlock
-from mesh.execution import INTERRUPTED, NO_LIMITS, Execution, Ran, of_the_task
-from mesh.interruption import SYSTEM_THREADS, Interruption, Threads
+from mesh.execution import INTERRUPTED, NO_LIMITS, Execution, Ran
 from mesh.messages import Flag, Role
 from mesh.pools import hosting
-from mesh.pools.hosting import LoadedApp, SlotOrder
+from mesh.pools.hosting import SlotOrder
 from mesh.request import current_run
 from mesh.slot_page import SlotPage, name_bytes
 from mesh.states import Status
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Callers whose reply sockets are kept connected.
-CALLERS_MAX: Final = 64
 #: How long to wait for HELLO-OK before HELLO is said again.
 HELLO_AGAIN_S: Final = 0.2
 #: EX_SOFTWARE of sysexits.h.
@@ -52,20 +50,6 @@ LAST_RECEIPTS_S: Final = 2.0
 RETRY: Final = int(Status.RETRY)
 #: How long the last message may take to leave.
 LINGER_MS: Final = 500
-#: A slot that may run only so many tasks asks for its successor before the last tenth of them, and at least one ahead,
-#: but not earlier than a thousand ahead: that many tiny ones take longer than a fork.
-HEIR_AHEAD_SHARE: Final = 10
-HEIR_AHEAD_MAX: Final = 1000
-#: One that may only grow so large asks for it at this share of it.
-HEIR_AT_MEMORY: Final = 0.9
-
-
-class _Direct:
-    """The direct path to one caller: a DEALER that is up once the caller has answered."""
-
-    def __init__(self, link: transport.Link) -> None:
-        self.link = link
-        self.up = False
 
 
 class Slot:
@@ -96,17 +80,12 @@ class Slot:
         self._poller = transport.Poller()
         self._poller.add(lifeline_fd)
         self._poller.add(self._processes.fileno())
-        #: {id prefix: direct path}, least recently used first.
-        self._direct: OrderedDict[bytes, _Direct] = OrderedDict()
+        self._direct = DirectPaths(self._context, self._place.directory, self._poller, self._hello)
         self._names: dict[str, bytes] = {}
         #: The slot page has limits, of the run before.
         self._has_limits = False
         self._says = Says.STARTING
-        #: Runs so far.
-        self._runs = 0
-        #: With which of them it asks for its successor; 0: when it has joined.
-        self._spent_with = order.tasks_max - max(1, min(HEIR_AHEAD_MAX, order.tasks_max // HEIR_AHEAD_SHARE))
-        self._may_be_spent = bool(order.tasks_max or order.memory_max_kib)
+        self._wear = Wear(order.tasks_max, order.memory_max_kib)
         self._ending_by_mono_s: float | None = None
         self._joined = False
         #: Counts the links to routers, so that a late HELLO over an earlier one is told from the last.
@@ -281,17 +260,15 @@ class Slot:
                 "get() in a task would wait for ever: the pool of this node has one slot, which the task keeps. "
                 "Run the node with -P prefork, or make a chain or a callback of it."
             )
-        self._page.say(self._order.seat, self._says, blocked=True)
+        self._page.say(self._seat, self._says, blocked=True)
         if self._page.blocked() > most:
-            self._page.say(self._order.seat, self._says, blocked=False)
+            self._page.say(self._seat, self._says, blocked=False)
             raise WouldDeadlock(
                 f"get() in a task: {most} tasks of this node wait for others already, and worker_max_blocked allows no "
                 "more. Raise it, or make a chain or a callback of it."
             )
         self._flush()
-        if self._work.waiting:
-            self._return([lease.number for lease in self._work.waiting])
-            self._work.waiting.clear()
+        self._give_back()
         self._send(messages.Blocked(True))
         self._ring()
 
@@ -318,10 +295,8 @@ class Slot:
             self._ring_if_overlooked(limits, begun)
         if flags & Flag.TRACK_STARTED:
             self._send(messages.Started(lease.number, wall_s))
-        if self._may_be_spent:
-            self._runs += 1
-            if self._runs == self._spent_with:
-                self._say(Says.SPENT)
+        if self._wear.is_bounded and self._wear.begins():
+            self._say(Says.SPENT)
         return begun
 
     def _end(self, lease: Lease, begun_ns: int, ran: Ran) -> None:
@@ -342,8 +317,8 @@ class Slot:
             work.retries(lease, runtime_us, ran.body, ran.eta_wall_s, ran.call, now_ns / 1e9)
         else:
             work.ended(lease, ran.status, runtime_us, ran.body, ran.frames, now_ns / 1e9, ran.cause)
-        if self._may_be_spent and self._is_spent():
-            self._leave()
+        if self._wear.is_bounded:
+            self._look_at_wear()
 
     def _stop_waiting(self) -> None:
         """A thread of the task still waits, or an interruption came in between: that is no business of the slot now."""
@@ -352,17 +327,12 @@ class Slot:
                 self._waiting = 0
                 self._unblock()
 
-    def _is_spent(self) -> bool:
-        """Whether it has run all it may, or has grown too large."""
-        if 0 < self._order.tasks_max <= self._runs:
-            return True
-        most_kib = self._order.memory_max_kib
-        if not most_kib:
-            return False
+    def _look_at_wear(self) -> None:
         has_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        if has_kib >= HEIR_AT_MEMORY * most_kib and self._says < Says.SPENT:
+        if self._says < Says.SPENT and self._wear.wants_heir(has_kib):
             self._say(Says.SPENT)
-        return has_kib >= most_kib
+        if self._wear.is_over(has_kib):
+            self._leave()
 
     def _leave(self, within_s: float = math.inf) -> None:
         """Begins nothing from here on, and ends when all outcomes are receipted, or the time is over."""
@@ -371,14 +341,12 @@ class Slot:
         if left_already:
             return
         self._send(messages.Bye("the slot leaves"))
-        if self._work.waiting:
-            self._return([lease.number for lease in self._work.waiting])
-            self._work.waiting.clear()
+        self._give_back()
         self._say(Says.DONE)
 
     def _say(self, says: Says, *, blocked: bool = False) -> None:
         self._says = says
-        self._page.say(self._order.seat, says, blocked=blocked)
+        self._page.say(self._seat, says, blocked=blocked)
         self._ring()
 
     def _ring(self) -> None:
@@ -391,14 +359,20 @@ class Slot:
 
     def _write_limits(self, limits: RunLimits, begun: int) -> None:
         self._has_limits = bool(limits)
-        self._page.limit(self._order.seat, math.ceil(limits.hard_s * 1e9), math.ceil(limits.soft_s * 1e9), begun)
+        self._page.limit(self._seat, math.ceil(limits.hard_s * 1e9), math.ceil(limits.soft_s * 1e9), begun)
         soft_mono_s = begun / 1e9 + limits.soft_s if limits.soft_s else math.inf
         self._execution.interruption.soft_deadline_mono_s = soft_mono_s
 
     def _ring_if_overlooked(self, limits: RunLimits, begun: int) -> None:
         first_s = min(one for one in limits if one)
-        if self._page.is_overlooked(self._order.seat, begun + int(first_s * 1e9)):
+        if self._page.is_overlooked(self._seat, begun + int(first_s * 1e9)):
             self._ring()
+
+    def _give_back(self) -> None:
+        """What it has not begun."""
+        if self._work.waiting:
+            self._return([lease.number for lease in self._work.waiting])
+            self._work.waiting.clear()
 
     def _return(self, leases: list[int]) -> None:
         self._send(self._work.returned(leases, time.monotonic()))
@@ -410,52 +384,9 @@ class Slot:
         if not self._work.has_unsent:
             return
         unsent, by_caller = self._work.take_unsent(time.monotonic())
-        self._tell_callers(by_caller)
+        self._direct.tell(by_caller)
         if self._joined:
             self._send(*outcomes_message(unsent))
-
-    def _tell_callers(self, by_caller: dict[bytes, list[Ended]]) -> None:
-        for prefix, ended in by_caller.items():
-            if not self._send_direct(prefix, ended):
-                for one in ended:
-                    one.record[6] = False
-
-    def _send_direct(self, prefix: bytes, ended: list[Ended]) -> bool:
-        direct = self._direct.get(prefix)
-        if direct is None:
-            self._dial_caller(prefix)
-            return False
-        self._direct.move_to_end(prefix)
-        if not direct.up:
-            self._look_for_hello_ok(prefix, direct)
-        if not direct.up:
-            return False
-        if direct.link.send(*results_message(ended)):
-            return True
-        self._drop(prefix)
-        return False
-
-    def _dial_caller(self, prefix: bytes) -> None:
-        path = locate.reply_path(self._place.directory, ids.read(ids.stamp(prefix, 0)).incarnation)
-        if not os.path.exists(path):
-            return
-        if len(self._direct) >= CALLERS_MAX:
-            self._drop(next(iter(self._direct)))
-        link = transport.Link(self._context, f"ipc://{path}", reconnect=False)
-        link.send(self._hello())
-        self._direct[prefix] = _Direct(link)
-        self._poller.add(link)
-
-    def _look_for_hello_ok(self, prefix: bytes, direct: _Direct) -> None:
-        for message, _ in direct.link.receive():
-            if type(message) is messages.HelloOk:
-                direct.up = True
-                self._poller.remove(direct.link)
-
-    def _drop(self, prefix: bytes) -> None:
-        direct = self._direct.pop(prefix)
-        self._poller.remove(direct.link)
-        direct.link.close()
 
     # --- the router ------------------------------------------------------------------------------
 
@@ -470,7 +401,7 @@ class Slot:
     def _hello(self) -> messages.Hello:
         info = {
             "node": self._order.node,
-            "index": self._order.seat,
+            "index": self._seat,
             "queues": list(self._order.queues),
             "last_lease": self._work.last_lease,
             "unreceipted": self._work.unreceipted_leases(),
@@ -524,15 +455,12 @@ class Slot:
                 logger.warning("the router dropped a message: %s", message, extra={"action": "malformed"})
             elif isinstance(message, messages.HelloRefused) and message.code != messages.Code.STARTING:
                 logger.error("the router refused this slot: %s", message.reason, extra={"action": "refused"})
-        for prefix, direct in list(self._direct.items()):
-            if not direct.up:
-                self._look_for_hello_ok(prefix, direct)
+        self._direct.look()
 
     def _take(self, tasks: messages.Tasks, frames: tuple[messages.Buffer, ...]) -> None:
         self._work.take(tasks, frames)
-        if self._ending_by_mono_s is not None and self._work.waiting:
-            self._return([lease.number for lease in self._work.waiting])
-            self._work.waiting.clear()
+        if self._ending_by_mono_s is not None:
+            self._give_back()
 
     def _join(self, router_pid: int) -> None:
         if self._joined or not self._processes.watch(router_pid):
@@ -544,7 +472,7 @@ class Slot:
         if self._ending_by_mono_s is not None:
             self._send(messages.Bye("the slot leaves"))
         elif self._says < Says.WORKING:
-            self._say(Says.SPENT if self._order.tasks_max and not self._spent_with else Says.WORKING)
+            self._say(Says.SPENT if self._wear.wants_heir_from_the_start else Says.WORKING)
 
     def close(self) -> None:
         """Leaves the router in good order and gives everything back."""
@@ -555,85 +483,10 @@ class Slot:
         self._page.close()
 
     def _disconnect(self) -> None:
-        for prefix in list(self._direct):
-            self._drop(prefix)
+        self._direct.close()
         if self._router is not None:
             self._router.close(linger_ms=LINGER_MS)
         if not self._shares_context:
             self._context.term()
         self._processes.close()
         self._poller.close()
-
-
-class Slots:
-    """Makes the slots of this process, as `hosting.SlotMaker`. Those that share it share a ZeroMQ context."""
-
-    #: What it makes.
-    slot_type: type[Slot] = Slot
-    #: Its process has no other purpose; signals there are the node's to heed.
-    owns_process = True
-
-    def __init__(self) -> None:
-        self._context: Any = None
-        self._resets_signals = False
-        self._threads: Threads = SYSTEM_THREADS
-        #: Of all slots; None: each has one of its own.
-        self._loop: SharedLoop | None = None
-
-    def use(self, greenlets: hosting.Greenlets) -> None:
-        """As `hosting.SlotMaker`."""
-        from mesh.coroutines import SharedLoop
-
-        transport.wait_for_descriptor = greenlets.wait
-        self._threads = greenlets
-        self._loop = SharedLoop()
-
-    def make(self, app: LoadedApp, order: SlotOrder, lifeline_fd: int) -> Slot:
-        """A slot of this app."""
-        page = SlotPage(order.page_path, order.seats, create=False)
-        interruption = Interruption(lambda: page.is_cancelled(order.seat), self._threads, shared=order.shares_process)
-        execution = Execution(
-            app.registry, order.node, _log_failure, RunLimits(*order.limits), interruption, self._loop
-        )
-        if self.owns_process and not self._resets_signals:
-            self._resets_signals = True
-            os.register_at_fork(after_in_child=_default_signals)
-        if order.shares_process and self._context is None:
-            self._context = transport.context()
-        return self.slot_type(order, lifeline_fd, page, execution, self._context, self._loop)
-
-    def close(self) -> None:
-        """Sends what is still to be sent."""
-        if self._context is not None:
-            self._context.term()
-            self._context = None
-
-
-def _default_signals() -> None:
-    """What a task forks is no slot: signals end it, as its author expects."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
-    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
-
-
-def _log_failure(name: str, task_id: bytes, error: BaseException, expected: bool) -> None:
-    level = logging.INFO if expected else logging.ERROR
-    text = ids.to_text(task_id)
-    trace = None if expected else (type(error), error, of_the_task(error.__traceback__))
-    logger.log(
-        level,
-        "task %s[%s] raised %s",
-        name,
-        text,
-        _shown(error),
-        exc_info=trace,
-        extra={"action": "task_failed", "task": text},
-    )
-
-
-def _shown(error: BaseException) -> str:
-    try:
-        return repr(error)
-    except Exception:
-        return f"{type(error).__name__} (whose repr raises)"

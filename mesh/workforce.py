@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
 
 from mesh import messages, stacks
+from mesh.core.backoff import Backoff
 from mesh.core.limits import Verdict
 from mesh.core.supervision import Dismiss, Go, Report, Retire, Spawn, Supervision, SupervisionEffect
 from mesh.oom import OutOfMemory
@@ -82,7 +83,7 @@ class Workforce:
         self._coming: Host | None = None
         #: It imports the app before it forks slots.
         self._preload = employment.preload
-        self._again_s = HOST_AGAIN_S
+        self._backoff = Backoff(HOST_AGAIN_S, HOST_AGAIN_MAX_S)
         #: When to start another host for one that died.
         self._again_mono_s: float | None = None
         #: Deaths of slots that no router has heard of, oldest first.
@@ -285,8 +286,7 @@ class Workforce:
             self.is_lost = True
             return
         if self._coming is None:
-            self._again_mono_s = time.monotonic() + self._again_s
-            self._again_s = min(2 * self._again_s, HOST_AGAIN_MAX_S)
+            self._again_mono_s = time.monotonic() + self._backoff.failed()
 
     def _start_host(self) -> None:
         assert self._employment.another_host is not None
@@ -320,7 +320,7 @@ class Workforce:
             self._start_host()
             return
         self._coming = None
-        self._again_s = HOST_AGAIN_S
+        self._backoff.worked()
         self._order = self._employment.renewed(info, self._order)
         self._hosts[self.supervision.renew()] = host
         self._employment.changed()

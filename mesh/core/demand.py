@@ -39,11 +39,15 @@ class Demands:
             if tasks == told.tasks:
                 continue
             if told.mono_s + TELL_AGAIN_S > mono_s:
-                self._next_mono_s = told.mono_s + TELL_AGAIN_S
+                self._look_at(told.mono_s + TELL_AGAIN_S)
                 continue
             self._told[node.peer] = _Told(tasks, mono_s)
             effects.append(SendControl(node.peer, Demand(tasks)))
         return effects
+
+    def _look_at(self, mono_s: float) -> None:
+        if self._next_mono_s is None or mono_s < self._next_mono_s:
+            self._next_mono_s = mono_s
 
     def _waiting(self, node: Node) -> int:
         queues, names = self._dispatch.queues, node.info.get("queues")

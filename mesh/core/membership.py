@@ -44,8 +44,8 @@ class Membership:
     def __init__(self) -> None:
         #: {name: node}
         self.nodes: dict[str, Node] = {}
-        #: Names of the nodes that want to know how much work waits.
-        self.wanting: set[str] = set()
+        #: Names of the nodes that want to know how much work waits; a dict, for its order.
+        self.wanting: dict[str, None] = {}
         #: {routing id of the control link: name}
         self._name_of: dict[bytes, str] = {}
         #: {number on the link to the nodes: request under way}
@@ -64,9 +64,9 @@ class Membership:
             self._name_of.pop(known.peer, None)
         self.nodes[node.name] = node
         if node.info.get("wants_demand") is True:
-            self.wanting.add(node.name)
+            self.wanting[node.name] = None
         else:
-            self.wanting.discard(node.name)
+            self.wanting.pop(node.name, None)
         self._name_of[node.peer] = node.name
         return None
 
@@ -75,7 +75,7 @@ class Membership:
         node = self.nodes.pop(name, None)
         if node is None:
             return []
-        self.wanting.discard(name)
+        self.wanting.pop(name, None)
         self._name_of.pop(node.peer, None)
         return self._missing(name, reason)
 

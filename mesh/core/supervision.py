@@ -11,6 +11,8 @@ from enum import IntEnum
 from signal import Signals
 from typing import Final, NamedTuple
 
+from mesh.core.backoff import Backoff
+
 #: A slot that lived shorter is taken as one that can't start.
 YOUNG_S: Final = 1.0
 #: Wait before the next start after the first such death; doubled with each further one.
@@ -127,8 +129,8 @@ class Supervision:
         self.generation = 0
         #: Templates that still have slots, or will get some.
         self._generations = {0}
-        #: Wait before the next start after a young death; 0 when none came lately.
-        self._backoff_s = 0.0
+        #: Of starts after young deaths.
+        self._backoff = Backoff(BACKOFF_S, BACKOFF_MAX_S)
         #: Seats of slots that are given up first.
         self._unused: frozenset[int] = frozenset()
         #: No slot is started while there is no template to start it.
@@ -167,7 +169,7 @@ class Supervision:
         """All slots are to come from another template from here on. Returns its number."""
         self.generation += 1
         self._generations.add(self.generation)
-        self._backoff_s = 0.0
+        self._backoff.worked()
         self._paused = False
         return self.generation
 
@@ -192,10 +194,9 @@ class Supervision:
         left = member.leaving or member.says is Says.DONE
         lived_s = 0.0 if member.pid is None else mono_s - member.spawned_mono_s
         young = lived_s < YOUNG_S and not worked and not left
-        self._backoff_s = min(max(2 * self._backoff_s, BACKOFF_S), BACKOFF_MAX_S) if young else 0.0
-        report = self._gone(
-            member, mono_s + self._backoff_s, cause or cause_of(status), charged and not (left and status == 0), limit_s
-        )
+        wait_s = self._backoff.failed() if young else self._backoff.worked()
+        charged = charged and not (left and status == 0)
+        report = self._gone(member, mono_s + wait_s, cause or cause_of(status), charged, limit_s)
         return [*report, *self.tick(mono_s)]
 
     def template_lost(

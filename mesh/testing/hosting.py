@@ -21,7 +21,8 @@ from mesh.ids import to_text
 from mesh.pools.hosting import Channel, HostLine, LoadedApp, SlotOrder
 from mesh.pools.one_process import peak_kib
 from mesh.pools.threads import ThreadHost, Threads
-from mesh.slot import Slot, Slots
+from mesh.slot import Slot
+from mesh.slot_maker import Slots
 from mesh.slot_page import SETTLE_S, SlotPage
 
 #: How long a slot may be between its page and its task, before it counts as one that can't be killed.
@@ -52,7 +53,7 @@ class _Slot(Slot):
         give_up_mono_s = time.monotonic() + _BETWEEN_S
         while time.monotonic() < give_up_mono_s:
             with self._fence:
-                running = self._page.running(self._order.seat)
+                running = self._page.running(self._seat)
                 if running is None or (still_runs is not None and not still_runs()):
                     return ""
                 if self._execution.interruption.kill():

@@ -108,3 +108,21 @@ def test_a_node_that_names_its_queues_wrongly_does_no_harm(router, client, queue
     node = router.node("n1", queues=queues, wants_demand=True)
     client.calls(3)
     assert told(node) in ([], [3])
+
+
+def test_of_several_nodes_the_one_that_is_due_first_is_told_first(router, client):
+    # Given two nodes that were told at different times, and more work for both
+    first = scaled(router)
+    client.calls(1)
+    router.passes(TELL_AGAIN_S / 2)
+    second = router.node("n2", queues=["q"], wants_demand=True)
+    assert (told(first), told(second)) == ([1], [1])
+    client.calls(1)
+
+    # Then it is looked again when the first is due
+    due_mono_s = router.owner.next_deadline_mono_s()
+    assert due_mono_s == pytest.approx(router.mono_s + TELL_AGAIN_S / 2)
+    router.passes(due_mono_s - router.mono_s)
+    assert (told(first), told(second)) == ([2], [])
+    router.passes(TELL_AGAIN_S / 2)
+    assert told(second) == [2]

@@ -1,0 +1,83 @@
+"""Makes the slots of a process, whichever pool runs them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+from mesh import transport
+from mesh.core.limits import RunLimits
+from mesh.execution import Execution
+from mesh.failure_log import log_failure
+from mesh.interruption import SYSTEM_THREADS, Interruption, Threads
+from mesh.pools import hosting
+from mesh.pools.hosting import LoadedApp, SlotOrder
+from mesh.slot import Slot
+from mesh.slot_page import SlotPage
+
+if TYPE_CHECKING:
+    from mesh.coroutines import SharedLoop
+
+logger = logging.getLogger("mesh.slot")
+
+
+class Slots:
+    """As `hosting.SlotMaker`. Slots that share a process share a ZeroMQ context."""
+
+    #: What it makes.
+    slot_type: type[Slot] = Slot
+    #: Its process has no other purpose; signals there are the node's to heed.
+    owns_process = True
+
+    def __init__(self) -> None:
+        self._context: Any = None
+        self._resets_signals = False
+        self._threads: Threads = SYSTEM_THREADS
+        #: Of all slots; None: each has one of its own.
+        self._loop: SharedLoop | None = None
+
+    def use(self, greenlets: hosting.Greenlets) -> None:
+        """As `hosting.SlotMaker`."""
+        from mesh.coroutines import SharedLoop
+
+        transport.wait_for_descriptor = greenlets.wait
+        self._threads = greenlets
+        self._loop = SharedLoop()
+
+    def make(self, app: LoadedApp, order: SlotOrder, lifeline_fd: int) -> Slot:
+        """A slot of this app."""
+        page = SlotPage(order.page_path, order.seats, create=False)
+        interruption = Interruption(lambda: page.is_cancelled(order.seat), self._threads, shared=order.shares_process)
+        execution = Execution(app.registry, order.node, _log, RunLimits(*order.limits), interruption, self._loop)
+        if self.owns_process and not self._resets_signals:
+            self._resets_signals = True
+            os.register_at_fork(after_in_child=_default_signals)
+        if order.shares_process and self._context is None:
+            self._context = transport.context()
+        return self.slot_type(order, lifeline_fd, page, execution, self._context, self._loop)
+
+    def close(self) -> None:
+        """Sends what is still to be sent."""
+        if self._context is not None:
+            self._context.term()
+            self._context = None
+
+
+def _log(name: str, task_id: bytes, error: BaseException, expected: bool) -> None:
+    log_failure(logger, name, task_id, error, _shown(error), expected=expected)
+
+
+def _shown(error: BaseException) -> str:
+    try:
+        return repr(error)
+    except Exception:
+        return f"{type(error).__name__} (whose repr raises)"
+
+
+def _default_signals() -> None:
+    """What a task forks is no slot: signals end it, as its author expects."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_DFL)
