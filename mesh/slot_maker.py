@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 from typing import TYPE_CHECKING, Any
 
 from mesh import transport
@@ -34,6 +35,8 @@ class Slots:
     def __init__(self) -> None:
         self._context: Any = None
         self._resets_signals = False
+        #: Slots that are threads are made by several at once.
+        self._preparing = threading.Lock()
         self._threads: Threads = SYSTEM_THREADS
         #: Of all slots; None: each has one of its own.
         self._loop: SharedLoop | None = None
@@ -51,12 +54,17 @@ class Slots:
         page = SlotPage(order.page_path, order.seats, create=False)
         interruption = Interruption(lambda: page.is_cancelled(order.seat), self._threads, shared=order.shares_process)
         execution = Execution(app.registry, order.node, _log, RunLimits(*order.limits), interruption, self._loop)
+        with self._preparing:
+            self._prepare_process(order)
+        return self.slot_type(order, lifeline_fd, page, execution, self._context, self._loop)
+
+    def _prepare_process(self, order: SlotOrder) -> None:
+        """For the first slot."""
         if self.owns_process and not self._resets_signals:
             self._resets_signals = True
             os.register_at_fork(after_in_child=_default_signals)
         if order.shares_process and self._context is None:
             self._context = transport.context()
-        return self.slot_type(order, lifeline_fd, page, execution, self._context, self._loop)
 
     def close(self) -> None:
         """Sends what is still to be sent."""

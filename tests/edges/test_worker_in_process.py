@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from mesh import Mesh, exceptions
+from mesh import Mesh, exceptions, transport
 from mesh.testing import WorkerStillRuns, start_router, start_worker
 
 #: Long, as the machine may be slow and busy.
@@ -113,6 +113,22 @@ def test_several_slots_run_tasks_at_the_same_time(app):
     with start_worker(app, concurrency=3):
         results = [task.delay() for _ in range(3)]
         assert sorted(result.get(PATIENCE_S) for result in results) == [0, 1, 2]
+
+
+def test_slots_that_start_at_once_share_one_context(app, monkeypatch):
+    # Given contexts that take their time to be made
+    made, make = [], transport.context
+
+    def made_slowly():
+        threading.Event().wait(0.05)
+        made.append(threading.current_thread().name)
+        return make()
+
+    monkeypatch.setattr(transport, "context", made_slowly)
+
+    # When several slots start, then one of them has made the one of all
+    with start_worker(app, concurrency=3):
+        assert len([name for name in made if name.startswith("slot-")]) == 1
 
 
 def test_retries_and_failures_are_those_of_a_node(app):
