@@ -27,7 +27,20 @@ from typing import Any, Final
 import msgpack
 from msgpack import Packer, unpackb
 
-from mesh.body_types import ARRAY, FRAME, FROZENSET, LOWER, REGISTERED, REGISTERED_TYPES, SCALAR, SET, TAGS, TUPLE, Tag
+from mesh.body_types import (
+    ARRAY,
+    FRAME,
+    FROZENSET,
+    LOWER,
+    REGISTERED,
+    REGISTERED_TYPES,
+    SCALAR,
+    SET,
+    TAGS,
+    TUPLE,
+    Tag,
+    meet,
+)
 from mesh.exceptions import UndecodableBody, UnserialisableArgument
 from mesh.numpy_frames import Parts, kind_of, put_together, scalar_of, scalar_parts, take_apart
 from mesh.refusals import NoForm, refusal
@@ -175,21 +188,26 @@ class _ArrayForFrame(Exception):
 def _lower(value: Any) -> list[Any]:
     """Packer's `default` for a document without frames."""
     lower = LOWER.get(type(value))
-    return lower(value) if lower is not None else _lower_numpy(value, None)
+    return lower(value) if lower is not None else _lower_other(value, None)
 
 
 def _lower_to(frames: list[Buffer], value: Any) -> list[Any]:
     lower = LOWER.get(type(value))
-    return lower(value) if lower is not None else _lower_numpy(value, frames)
+    return lower(value) if lower is not None else _lower_other(value, frames)
 
 
-def _lower_numpy(value: Any, frames: list[Buffer] | None) -> list[Any]:
+def _lower_other(value: Any, frames: list[Buffer] | None) -> list[Any]:
+    """Of numpy, or of a type that is met for the first time."""
     kind = kind_of(value)
     if kind == "scalar":
         LOWER[type(value)] = _lower_scalar
         return _lower_scalar(value)
     if kind is None:
-        raise NoForm(type(value).__qualname__)
+        meet()
+        lower = LOWER.get(type(value))
+        if lower is None:
+            raise NoForm(type(value).__qualname__)
+        return lower(value)
     if value.nbytes < FRAME_MIN:
         return [ARRAY.mark, *take_apart(value)]
     if frames is None:

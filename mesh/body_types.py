@@ -8,17 +8,20 @@ reuse one.
 from __future__ import annotations
 
 import enum
+import importlib
+import sys
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
-from decimal import Decimal
-from pathlib import Path, PosixPath, PurePath, PurePosixPath, PureWindowsPath, WindowsPath
-from typing import Any, Final, NamedTuple, TypeVar
-from uuid import UUID
-from zoneinfo import ZoneInfo
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import msgpack
 
 from mesh.exceptions import ImproperlyConfigured, UndecodableBody
+
+if TYPE_CHECKING:
+    from pathlib import PurePath
+    from zoneinfo import ZoneInfo
 
 C = TypeVar("C", bound=type)
 Lowered = list[Any]
@@ -39,7 +42,8 @@ class Tag:
 
 #: {code: Tag}. Every tag there is.
 TAGS: Final[dict[int, Tag]] = {}
-#: {type: value -> lowered list}, by exact type: those below, the registered ones, and numpy's scalars once met.
+#: {type: value -> lowered list}, by exact type: those below, the registered ones, and those of `meet` and numpy's
+#: scalars once met.
 LOWER: Final[dict[type, Callable[[Any], Lowered]]] = {}
 
 
@@ -49,7 +53,7 @@ LOWER: Final[dict[type, Callable[[Any], Lowered]]] = {}
 def _zoned(value: Any) -> list[Any]:
     """The fields of a datetime or time. A ZoneInfo goes by its key, any other zone by its offset from UTC."""
     zone = value.tzinfo
-    if type(zone) is ZoneInfo and zone.key:
+    if zone is not None and (module := sys.modules.get("zoneinfo")) and type(zone) is module.ZoneInfo and zone.key:
         return [value.replace(tzinfo=None).isoformat(), value.fold, zone.key]
     return [value.isoformat(), value.fold]
 
@@ -62,6 +66,8 @@ def _from_zoned(cls: Any, text: str, fold: int, zone: str | None = None) -> obje
 
 
 def _zone(key: str) -> ZoneInfo:
+    from zoneinfo import ZoneInfo
+
     try:
         return ZoneInfo(key)
     except (KeyError, ValueError, OSError, TypeError) as error:
@@ -72,14 +78,32 @@ def _int_bytes(value: int) -> bytes:
     return value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True)
 
 
-#: By number on the wire. A concrete path of the other kind of system arrives as a pure one.
-_PATHS: Final[tuple[type[PurePath], ...]] = (PosixPath, PurePosixPath, WindowsPath, PureWindowsPath)
+def _decimal(*fields: Any) -> object:
+    from decimal import Decimal
+
+    return Decimal(*fields)
+
+
+def _uuid(content: bytes) -> object:
+    from uuid import UUID
+
+    return UUID(bytes=content)
+
+
+def _paths() -> tuple[type[PurePath], ...]:
+    """By number on the wire."""
+    from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath
+
+    return PosixPath, PurePosixPath, WindowsPath, PureWindowsPath
 
 
 def _from_path(kind: int, text: str) -> PurePath:
-    cls = _PATHS[kind]
+    """A concrete path of the other kind of system arrives as a pure one."""
+    from pathlib import Path
+
+    cls = _paths()[kind]
     if issubclass(cls, Path) and cls is not type(Path()):
-        cls = _PATHS[kind + 1]
+        cls = _paths()[kind + 1]
     return cls(text)
 
 
@@ -92,8 +116,8 @@ _DATETIME: Final = Tag(6, lambda fields: _from_zoned(datetime, *fields))
 _DATE: Final = Tag(7, lambda fields: date.fromisoformat(*fields))
 _TIME: Final = Tag(8, lambda fields: _from_zoned(time, *fields))
 _TIMEDELTA: Final = Tag(9, lambda fields: timedelta(*fields))
-_DECIMAL: Final = Tag(10, lambda fields: Decimal(*fields))
-_UUID: Final = Tag(11, lambda fields: UUID(bytes=fields[0]))
+_DECIMAL: Final = Tag(10, lambda fields: _decimal(*fields))
+_UUID: Final = Tag(11, lambda fields: _uuid(fields[0]))
 _PATH: Final = Tag(12, lambda fields: _from_path(*fields))
 _RANGE: Final = Tag(13, lambda fields: range(*fields))
 FRAME: Final = Tag(14, None)
@@ -112,16 +136,34 @@ LOWER.update(
         date: lambda value: [_DATE.mark, value.isoformat()],
         time: lambda value: [_TIME.mark, *_zoned(value)],
         timedelta: lambda value: [_TIMEDELTA.mark, value.days, value.seconds, value.microseconds],
-        Decimal: lambda value: [_DECIMAL.mark, str(value)],
-        UUID: lambda value: [_UUID.mark, value.bytes],
         range: lambda value: [_RANGE.mark, value.start, value.stop, value.step],
     }
 )
-for _kind, _cls in enumerate(_PATHS):
-    LOWER[_cls] = lambda value, kind=_kind: [_PATH.mark, kind, str(value)]  # type: ignore[misc]
+
 
 #: Types that always travel as themselves and can't be registered.
-_TAKEN: Final = frozenset(LOWER) | {type(None), bool, float, str, bytes, bytearray, memoryview, list, dict}
+_TAKEN: Final = set(LOWER) | {type(None), bool, float, str, bytes, bytearray, memoryview, list, dict}
+
+
+def _lower_path(kind: int) -> Callable[[Any], Lowered]:
+    return lambda value: [_PATH.mark, kind, str(value)]
+
+
+#: {module: what of it travels}. Not imported for that: they are 1.3 MiB in a process, and most calls need none of them.
+_LATER: Final[dict[str, Callable[[ModuleType], dict[type, Callable[[Any], Lowered]]]]] = {
+    "decimal": lambda module: {module.Decimal: lambda value: [_DECIMAL.mark, str(value)]},
+    "uuid": lambda module: {module.UUID: lambda value: [_UUID.mark, value.bytes]},
+    "pathlib": lambda module: {cls: _lower_path(kind) for kind, cls in enumerate(_paths())},
+}
+
+
+def meet() -> None:
+    """Has LOWER know the types of modules that have been imported meanwhile. Any thread."""
+    for name in list(_LATER):
+        if name in sys.modules:
+            lower = _LATER[name](importlib.import_module(name))  # which waits, where another thread is about it
+            _TAKEN.update(lower)
+            LOWER.update(lower)
 
 
 # --- the user's types -----------------------------------------------------------------------------
@@ -159,6 +201,7 @@ def register_type(
     Raises:
         ImproperlyConfigured: the class travels anyway, has no form by itself, or the name belongs to another class.
     """
+    meet()
     if cls in _TAKEN:
         raise ImproperlyConfigured(f"{cls.__qualname__} travels as it is: there is nothing to register.")
     if (encode is None) != (decode is None):

@@ -11,7 +11,6 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
-from urllib.parse import quote
 from zlib import crc32
 
 from mesh.exceptions import JournalUnavailable, NewerJournal
@@ -76,7 +75,7 @@ def connect(path: str, *, read_only: bool = False) -> sqlite3.Connection:
     if read_only and _is_at_rest(path):
         mode += "&immutable=1"
     db = sqlite3.connect(
-        f"file:{quote(path)}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False, timeout=_BUSY_S
+        f"file:{_quoted(path)}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False, timeout=_BUSY_S
     )
     try:
         for pragma in ("trusted_schema=OFF", "cell_size_check=ON", "secure_delete=OFF", "wal_autocheckpoint=0"):
@@ -86,6 +85,11 @@ def connect(path: str, *, read_only: bool = False) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def _quoted(path: str) -> str:
+    """As it stands in a URI (https://www.sqlite.org/uri.html); `urllib.parse` is half a megabyte in every router."""
+    return path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
 
 
 def _is_at_rest(path: str) -> bool:

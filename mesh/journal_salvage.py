@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import sqlite3
 import time
 from typing import Final, NamedTuple
@@ -119,6 +118,8 @@ def _is_schema_gone(error: sqlite3.DatabaseError) -> bool:
 
 def _save_below_a_new_header(path: str, rescued: str, into: sqlite3.Connection) -> None:
     """The first page holds only header and schema: with those of an empty journal the rest may be readable."""
+    import shutil  # with what it imports a third of a megabyte, in every router
+
     copy = f"{rescued}.copy"
     _remove(copy)
     try:

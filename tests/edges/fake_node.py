@@ -57,6 +57,8 @@ class FakeNode:
         self._again_mono_s = 0.0
         self._wakeup = transport.Wakeup()
         self._stopping = False
+        #: Counts its links, so that a late HELLO over an earlier one is told from the last.
+        self._links = 0
         self._thread = threading.Thread(target=self._run, name="fake-node", daemon=True)
 
     def __enter__(self) -> FakeNode:
@@ -90,16 +92,18 @@ class FakeNode:
         self._context.term()
 
     def _dial(self) -> None:
+        self._links += 1
         self._slot = transport.Link(self._context, locate.inbox_url(self._place))
         self._node = transport.Link(self._context, locate.control_url(self._place))
         self._poller.add(self._slot)
         self._poller.add(self._node)
-        node = {"name": self._name, "page": "", "queues": [self._queue], "concurrency": 1}
+        node = {"name": self._name, "page": "", "queues": [self._queue], "concurrency": 1, "link": self._links}
         self._node.send(hello(Role.NODE, self._place.mesh, node))
         self._slot.send(self._slot_hello())
 
     def _slot_hello(self) -> messages.Hello:
-        slot = {"node": self._name, "index": 0, "queues": [self._queue], "last_lease": self.begun}
+        last = {"last_lease": self.begun, "link": self._links}
+        slot = {"node": self._name, "index": 0, "queues": [self._queue], **last}
         return hello(Role.SLOT, self._place.mesh, slot)
 
     def _redial(self) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from mesh import Mesh
 from tests.mesh.proj import printing
-from tests.mesh.running import DEADLINE_S, PROJECT, ROOT, Host, Node
+from tests.mesh.running import DEADLINE_S, PROJECT, ROOT, Host, Node, eventually
 
 PRINTING = ("-I", printing.__name__, "--log-format", "json")
 
@@ -116,7 +116,7 @@ def test_the_form_of_the_log_is_chosen(host: Host, tmp_path: Path, form: str | N
     node = host.start_node("n1", slots=1, options=options)
 
     # Then the file has that, and stderr does not
-    assert (tmp_path / "n1.log").read_text().startswith(first)
+    eventually(lambda: (tmp_path / "n1.log").read_text().startswith(first))
     assert "ready" not in node.said
 
 
@@ -129,8 +129,8 @@ def test_each_slot_has_a_file_of_its_own_where_that_is_wanted(host: Host, app: M
 
     # Then that is in the slot's file, and that the node is ready in the node's
     assert "hello" in (tmp_path / "n1-1.log").read_text()
+    eventually(lambda: "ready" in (tmp_path / "n1.log").read_text())
     assert "hello" not in (tmp_path / "n1.log").read_text()
-    assert "ready" in (tmp_path / "n1.log").read_text()
 
 
 def test_a_slot_without_a_file_of_its_own_logs_with_the_node(host: Host, app: Mesh, tmp_path: Path) -> None:
