@@ -162,7 +162,7 @@ CASES: tuple[Case, ...] = (
     Case(
         "idle",
         "idle",
-        _all("idle", "mesh", "pool"),
+        _all("idle", "mesh", "raw", "pool"),
         (
             Metric("pss", "MiB", "PSS", Budget(_MOST, 40)),
             *(Metric(f"pss_{role}", "MiB", f"PSS, {role}") for role in ("router", "supervisor", "slot")),
