@@ -15,7 +15,17 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None, app: Mesh | None = None) -> NoReturn:
     """Runs one command line, without the program's name, and exits. `app` stands in for -A."""
     try:
-        from .root import main as run
+        sys.exit(_run(sys.argv[1:] if argv is None else argv, app))
     except KeyboardInterrupt:  # Ctrl-C finds most commands here, as imports are most of what they do
         sys.exit(exit_codes.INTERRUPTED)
-    run(argv, app)
+
+
+def _run(argv: Sequence[str], app: Mesh | None) -> int:
+    from . import apart, words
+
+    command = words.command_in(argv)
+    if app is None and command in apart.SERVICES:
+        return apart.run(command, argv)
+    from .root import run
+
+    return run(argv, app)

@@ -6,10 +6,8 @@ import contextlib
 import functools
 import os
 import stat
-from collections.abc import Callable, Iterator
-from typing import Any, Final, NamedTuple, TypeVar
-
-import click
+from collections.abc import Iterator
+from typing import Final, NamedTuple
 
 from mesh import logs
 from mesh.expansion import expand
@@ -19,17 +17,16 @@ from mesh.pidfile import PidfileTaken, held
 from mesh.privileges import Identity, NoSuchIdentity, become, find
 
 from . import errors, exit_codes
-from .options import loglevel_option
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 #: Where a detached process logs that was told no --logfile: root's, and everybody else's below the state directory.
 _ROOT_LOGS: Final = "/var/log/mesh"
 _DEFAULT_LOG: Final = "%n.log"
+#: Tells the hosts of a node where that is, see `of_host`.
+_LOGFILE_VARIABLE: Final = "MESH_WORKER_LOGFILE"
 
 
 class DaemonOptions(NamedTuple):
-    """The options that `daemon_options` declares."""
+    """What the options of that name say."""
 
     loglevel: str
     log_format: str | None
@@ -45,54 +42,6 @@ class DaemonOptions(NamedTuple):
         return DaemonOptions(self.loglevel, self.log_format, self.logfile, False, None, None, None, None)
 
 
-def octal(text: str) -> int:
-    """A umask."""
-    try:
-        mask = int(text, 8)
-    except ValueError:
-        mask = -1
-    if not 0 <= mask <= 0o777:
-        raise click.BadParameter(f"{text!r} is no umask: give an octal number such as 027.")
-    return mask
-
-
-_OPTIONS: Final = (
-    click.option(
-        "-f",
-        "--logfile",
-        metavar="PATH",
-        help="Log to this file and not to stderr; %n, %h, %d, %p, %i, %I are expanded.",
-    ),
-    click.option(
-        "--log-format",
-        type=click.Choice(logs.FORMS),
-        help="How to log [default: human on a terminal, else logfmt].",
-    ),
-    click.option("-D", "--detach", is_flag=True, help="Go on in the background, and return when it is ready."),
-    click.option("--pidfile", metavar="PATH", help="Write the process id to this file, which must not be in use."),
-    click.option("--uid", metavar="USER", help="Become this user first, a name or number. For root."),
-    click.option("--gid", metavar="GROUP", help="Become a member of this group first, a name or number. For root."),
-    click.option("--umask", metavar="OCTAL", type=octal, help="The permissions that new files do not get."),
-)
-
-
-def daemon_options(default_level: str) -> Callable[[Function], Callable[..., Any]]:
-    """Declares the options, and gives the command all of them as one argument, `daemon`."""
-
-    def declare(command: Function) -> Callable[..., Any]:
-        @functools.wraps(command)
-        def packed(*args: Any, **options: Any) -> Any:
-            own = {name: options.pop(name) for name in DaemonOptions._fields}
-            return command(*args, **options, daemon=DaemonOptions(**own))
-
-        declared: Callable[..., Any] = packed
-        for option in reversed((loglevel_option(default_level), *_OPTIONS)):
-            declared = option(declared)
-        return declared
-
-    return declare
-
-
 class Life(NamedTuple):
     """What a command needs while it runs."""
 
@@ -102,7 +51,7 @@ class Life(NamedTuple):
     def say(self, text: str) -> None:
         """Prints to the stdout of who started it."""
         if self.launch is None:
-            click.echo(text)
+            print(text, flush=True)
         else:
             self.launch.out(f"{text}\n")
 
@@ -160,7 +109,7 @@ def _open_log(name: str, options: DaemonOptions, identity: Identity | None) -> L
     try:
         if pattern is None and options.detach:
             pattern = f"{_default_directory()}/{_DEFAULT_LOG}"
-            os.environ[f"{click.get_current_context().auto_envvar_prefix}_LOGFILE"] = pattern  # see `of_host`
+            os.environ[_LOGFILE_VARIABLE] = pattern
         if identity is not None and pattern is not None:
             _make_for(identity, _log_path(pattern, name, 0))
         if identity is not None:

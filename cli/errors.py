@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import shlex
+import os
+import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
-
-import click
 
 from mesh.exceptions import (
     ImproperlyConfigured,
@@ -23,20 +23,6 @@ from mesh.exceptions import (
 from . import exit_codes
 
 logger = logging.getLogger("mesh")
-
-#: {option of the group: it takes a value}. Behind a command they get a hint of their own: older Celery took them there.
-_GLOBAL: Final = {
-    "-A": True,
-    "--app": True,
-    "-b": True,
-    "--broker": True,
-    "--config": True,
-    "--workdir": True,
-    "-C": False,
-    "--no-color": False,
-    "-q": False,
-    "--quiet": False,
-}
 
 #: Packages whose frames stand between the command line and the user's module.
 _IMPORTERS: Final = frozenset({"importlib", "mesh", "mesh_cli"})
@@ -53,34 +39,44 @@ class Failed(Exception):
         self.code = code
 
 
-def say(message: str, trace: str = "", colour: bool | None = None) -> None:
-    """Prints an error, behind the traceback of the user's own code where there is one.
-
-    `colour`: False for none; None is for the current command line to decide, where there is one.
-    """
+def say(message: str, trace: str = "", *, colour: bool = True) -> None:
+    """Prints an error, behind the traceback of the user's own code where there is one; in colour on a terminal."""
     trace = f"{trace.rstrip()}\n" if trace else ""
     if listener is not None:
         logger.error("%s", trace + message, extra={"action": "failed"})
         listener(f"{trace}Error: {message}\n")
         return
-    click.echo(f"{trace}{click.style('Error:', fg='red', bold=True)} {message}", err=True, color=colour)
+    label = "\033[31m\033[1mError:\033[0m" if colour and sys.stderr.isatty() else "Error:"
+    print(f"{trace}{label} {message}", file=sys.stderr, flush=True)
 
 
-def usage(error: click.ClickException, argv: Sequence[str], colour: bool | None) -> int:
-    """Says what is wrong with the command line."""
-    message = error.format_message().rstrip()
-    context = getattr(error, "ctx", None)
-    if isinstance(error, click.NoSuchOption) and error.option_name in _GLOBAL and context is not None:
-        say(f"{error.option_name} goes before the command. Write:\n  {_moved(argv, error.option_name)}", colour=colour)
-        return exit_codes.USAGE
-    hint = f'\nTry "{context.command_path} --help".' if context is not None else ""
-    say(message + hint, colour=colour)
-    return exit_codes.USAGE if isinstance(error, click.UsageError) else exit_codes.FAILURE
+def exit_code(work: Callable[[], int | None], *, colour: bool) -> int:
+    """That of a command that does this, whose errors are said."""
+    try:
+        code = work()
+        sys.stdout.flush()
+        return code or exit_codes.OK
+    except Failed as error:
+        say(str(error), colour=colour)
+        return error.code
+    except MeshError as error:
+        return _of_mesh(error, colour)
+    except KeyboardInterrupt:
+        return exit_codes.INTERRUPTED
+    except BrokenPipeError:
+        return _reader_gone()
 
 
-def of_mesh(error: MeshError, colour: bool | None) -> int:
+def _reader_gone() -> int:
+    """Whoever read our output has enough (`mesh status | head -1`): nothing to complain about, now or at exit."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return exit_codes.FAILURE
+
+
+def _of_mesh(error: MeshError, colour: bool) -> int:
     """Says what mesh refused or could not do."""
-    say(str(error), _trace_of_the_app(error), colour)
+    say(str(error), _trace_of_the_app(error), colour=colour)
     if isinstance(error, RouterUnreachable):
         return exit_codes.UNAVAILABLE
     if isinstance(error, ImproperlyConfigured | InvalidCall | UnserialisableArgument):
@@ -106,14 +102,3 @@ def trim(error: MeshError) -> None:
         trace = trace.tb_next
     missing = trace is None and isinstance(cause, ModuleNotFoundError)
     error.__cause__ = None if missing else cause.with_traceback(trace)
-
-
-def _moved(argv: Sequence[str], option: str) -> str:
-    """The command line with a global option where it belongs."""
-    rest = list(argv)
-    for index, word in enumerate(rest):
-        if word == option or word.startswith(f"{option}=" if option.startswith("--") else option):
-            ends = index + (2 if word == option and _GLOBAL[option] else 1)
-            moved = rest[index:ends]
-            return shlex.join(["mesh", *moved, *rest[:index], *rest[ends:]])
-    return shlex.join(["mesh", option, *rest])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 import sys
@@ -12,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import click
 
 from mesh import setting_files
-from mesh.exceptions import MeshError
 from mesh.version import VERSION
 
 from . import errors, exit_codes
 from .help import CONTEXT, examples
+from .service import Service
 from .state import Origin, State
+from .usage import usage
 
 if TYPE_CHECKING:
     from mesh.app import Mesh
@@ -147,38 +147,38 @@ def _current_directory() -> str | None:
         return None
 
 
-def main(argv: Sequence[str] | None = None, app: Mesh | None = None) -> NoReturn:
+def main(argv: Sequence[str], app: Mesh | None = None) -> NoReturn:
     """Runs one command line, without the program's name, and exits. `app` stands in for -A."""
-    sys.exit(run(sys.argv[1:] if argv is None else argv, app))
+    sys.exit(run(argv, app))
 
 
 def run(argv: Sequence[str], app: Mesh | None = None) -> int:
     """As `main`, and returns the exit code."""
+    done = read(argv, app)
+    return done if isinstance(done, int) else errors.exit_code(done.run, colour=done.state.colour)
+
+
+def read(argv: Sequence[str], app: Mesh | None = None) -> int | Service:
+    """Runs one command line but for the service that it asks for; the exit code, where it asks for none."""
     origin = Origin(app)
+    services: list[Service] = []
+
+    def work() -> int | None:
+        done: Any = root.main(args=list(argv), prog_name="mesh", standalone_mode=False, obj=origin)
+        if isinstance(done, Service):
+            services.append(done)
+            return None
+        return int(done or exit_codes.OK)
+
     try:
-        code: Any = root.main(args=list(argv), prog_name="mesh", standalone_mode=False, obj=origin)
-        sys.stdout.flush()
-        return int(code or exit_codes.OK)
+        code = errors.exit_code(work, colour=origin.colour)
     except click.ClickException as error:
-        return errors.usage(error, argv, _colour(origin))
-    except errors.Failed as error:
-        errors.say(str(error), colour=_colour(origin))
-        return error.code
-    except MeshError as error:
-        return errors.of_mesh(error, _colour(origin))
-    except (click.Abort, KeyboardInterrupt):
+        return usage(error, argv, colour=origin.colour)
+    except click.Abort:
         return exit_codes.INTERRUPTED
-    except BrokenPipeError:
-        return _reader_gone()
+    return services[0] if services else code
 
 
 def _colour(origin: Origin) -> bool | None:
     """As click takes it: None is on a terminal only."""
     return None if origin.colour else False
-
-
-def _reader_gone() -> int:
-    """Whoever read our output has enough (`mesh status | head -1`): nothing to complain about, now or at exit."""
-    with contextlib.suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return exit_codes.FAILURE

@@ -1,17 +1,13 @@
-"""`mesh router`: this host's router in the foreground, for a unit file or for looking at it."""
+"""`mesh router`: its options."""
 
 from __future__ import annotations
 
-import socket
-
 import click
 
-from mesh import locate
-
-from . import exit_codes
-from .daemon import DaemonOptions, daemon_options, living
-from .errors import Failed
+from .daemon import DaemonOptions
+from .daemon_options import daemon_options
 from .help import CONTEXT, examples
+from .router_service import RouterService
 from .state import State
 
 
@@ -25,27 +21,10 @@ from .state import State
 )
 @daemon_options("INFO")
 @click.pass_obj
-def command(state: State, *, daemon: DaemonOptions) -> int:
+def command(state: State, *, daemon: DaemonOptions) -> RouterService:
     """Run this host's router in the foreground.
 
     Nobody needs to: the first node or call starts one. This one stays until Ctrl-C or SIGTERM; those that were started
     on demand leave when they have been idle for a while.
     """
-    with living(f"router@{socket.gethostname()}", daemon, state.colour) as life:
-        settings = state.settings()
-        place = locate.locate(settings.broker_url)
-        pid = locate.router_pid(place)
-        if pid is not None:
-            raise Failed(_runs_already(place, pid))
-        from mesh.router import run_router
-
-        ready = f"router of mesh {place.mesh!r} ready in {place.directory}"
-        code = run_router(place, settings._replace(router_idle_exit=None), on_ready=lambda: life.ready(ready))
-        return exit_codes.FAILURE if code else exit_codes.OK
-
-
-def _runs_already(place: locate.Place, pid: int) -> str:
-    return (
-        f"a router of mesh {place.mesh!r} runs already, with pid {pid}. "
-        f'See it with "mesh status"; stop it with "kill {pid}".'
-    )
+    return RouterService(state, daemon)
