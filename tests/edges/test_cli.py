@@ -22,7 +22,7 @@ import click
 import pytest
 
 from mesh import locate
-from mesh_cli import exit_codes, naming, options, root
+from mesh_cli import apart, exit_codes, naming, options, root, words
 
 DEADLINE_S = 20.0
 HOST = socket.gethostname()
@@ -35,7 +35,7 @@ if __name__ == "__main__":
 """
 
 TASKS = """
-import os, time
+import os, sys, time
 from .celery import app
 
 @app.task
@@ -49,6 +49,10 @@ def greet(name):
 @app.task
 def fail(why):
     raise ValueError(why)
+
+@app.task
+def modules():
+    return sorted(sys.modules)
 
 @app.task
 def wait_for(path):
@@ -240,6 +244,42 @@ def test_a_command_line_imports_what_it_needs_and_no_more(mesh: Shell, argv: str
     loaded = set(process.communicate(timeout=DEADLINE_S)[0].splitlines()[-1].split())
     assert "click" in loaded
     assert not loaded & set(spared.split())
+
+
+@pytest.mark.parametrize(
+    ("argv", "command"),
+    [
+        ("worker", "worker"),
+        ("-A proj -q worker -c 2", "worker"),
+        ("-Aproj --no-color --broker=mesh://lab worker", "worker"),
+        ("-A worker call x", "call"),
+        ("--app=worker status", "status"),
+        ("--bogus worker", None),
+        ("--version", None),
+        ("-A", None),
+        ("", None),
+    ],
+)
+def test_the_command_shows_before_the_line_is_read(argv: str, command: str | None) -> None:
+    assert words.command_in(argv.split()) == command
+
+
+def test_the_options_before_a_command_are_known_before_the_line_is_read() -> None:
+    takes_value = {
+        name: not option.is_flag
+        for option in root.root.params
+        if isinstance(option, click.Option) and option.name not in ("help", "version")
+        for name in option.opts
+    }
+    assert takes_value == words.GLOBAL_OPTIONS
+    assert set(root.COMMANDS) > set(apart.SERVICES)
+
+
+def test_a_node_carries_nothing_of_what_has_read_its_command_line(mesh: Shell, start_node: Callable[..., Node]) -> None:
+    start_node().ready()
+    ended = mesh("call", "proj.tasks.modules", "--wait")
+    assert "'mesh.slot'" in ended.out
+    assert "'click'" not in ended.out
 
 
 # --- what can be wrong with a command line -------------------------------------------------------
