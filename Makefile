@@ -9,8 +9,10 @@ HOURS ?= 6
 
 VENV := .venv
 LOWEST := .venv-lowest
-# What users install is measured: the finder of an editable install alone is a megabyte in every process.
+# What users install is measured, with its bytecode, and not what lies in this directory: the finder of an editable install
+# alone is a megabyte in every process. The benchmarks themselves are found by a .pth file.
 INSTALLED := .venv-bench
+BENCH := PYTHONSAFEPATH=1 $(INSTALLED)/bin/python
 CODE := $(wildcard mesh cli bench docs tests examples)
 LOCK := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml
 
@@ -71,7 +73,11 @@ docs: $(VENV)/.stamp ## write into the docs what the code says itself: settings,
 
 .PHONY: bench
 bench: $(INSTALLED)/.stamp ## the benchmarks, of mesh as it is installed; ARGS="--list" goes to them
-	$(INSTALLED)/bin/python -m bench $(ARGS)
+	$(BENCH) -m bench $(ARGS)
+
+.PHONY: bench-nodes
+bench-nodes: $(INSTALLED)/.stamp ## how fast nodes start and end; ARGS="--soak 200000" has them come and go under load
+	$(BENCH) -m bench.nodes $(ARGS)
 
 .PHONY: demo
 demo: $(VENV)/.stamp ## a mesh on this machine, from nothing to results
@@ -95,6 +101,7 @@ $(LOWEST)/.stamp: requirements-lowest.lock pyproject.toml
 
 $(INSTALLED)/.stamp: requirements.lock pyproject.toml $(shell find mesh cli -name '*.py')
 	$(call fill,$(INSTALLED),requirements.lock,--force-reinstall)
+	@echo "$(CURDIR)" > "$$($(INSTALLED)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/bench.pth"
 
 # Fills the environment $(1) from the lock $(2); installs mesh with $(3). Its output is shown only when it fails, so that `make demo` shows the demo.
 # The project goes in by itself and unisolated: everything it is built with is in the lock, under a hash.
