@@ -1,5 +1,5 @@
 """Reads the command line of a service in a child: what only that needs is 4 MiB, which a node would pass on to its
-slots, and takes a quarter of the time until it is ready. The service's own modules are imported meanwhile.
+slots. The service's own modules are imported meanwhile.
 """
 
 from __future__ import annotations
