@@ -101,7 +101,7 @@ $(LOWEST)/.stamp: requirements-lowest.lock pyproject.toml
 
 $(INSTALLED)/.stamp: requirements.lock pyproject.toml $(shell find mesh cli -name '*.py')
 	$(call fill,$(INSTALLED),requirements.lock,--force-reinstall)
-	@echo "$(CURDIR)" > "$$($(INSTALLED)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/bench.pth"
+	@echo "$(CURDIR)" > "$$($(INSTALLED)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/bench.pth" || { rm $@; false; }
 
 # Fills the environment $(1) from the lock $(2); installs mesh with $(3). Its output is shown only when it fails, so that `make demo` shows the demo.
 # The project goes in by itself and unisolated: everything it is built with is in the lock, under a hash.

@@ -1,4 +1,4 @@
-"""The command `mesh`. Installed as `mesh_cli`; one module a command."""
+"""The command `mesh`. Installed as `mesh_cli`; one module for the options of each command."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ def main(argv: Sequence[str] | None = None, app: Mesh | None = None) -> NoReturn
 
 
 def _run(argv: Sequence[str], app: Mesh | None) -> int:
-    from . import apart, words
+    from . import words
 
     command = words.command_in(argv)
-    if app is None and command in apart.SERVICES:
-        return apart.run(command, argv)
-    from .root import run
+    if app is None and command in words.SERVICES and not words.wants_help(argv):
+        from . import apart
 
-    return run(argv, app)
+        return apart.run(argv, words.SERVICES[command])
+    from . import root
+
+    return root.run(argv, app)

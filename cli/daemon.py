@@ -21,12 +21,12 @@ from . import errors, exit_codes
 #: Where a detached process logs that was told no --logfile: root's, and everybody else's below the state directory.
 _ROOT_LOGS: Final = "/var/log/mesh"
 _DEFAULT_LOG: Final = "%n.log"
-#: Tells the hosts of a node where that is, see `of_host`.
+#: Tells the hosts of a node of that, which read its command line too, see `of_host`. A router has none.
 _LOGFILE_VARIABLE: Final = "MESH_WORKER_LOGFILE"
 
 
 class DaemonOptions(NamedTuple):
-    """What the options of that name say."""
+    """What the options say of it: see `daemon_options`."""
 
     loglevel: str
     log_format: str | None

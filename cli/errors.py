@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVar
 
 from mesh.exceptions import (
     ImproperlyConfigured,
@@ -29,6 +29,10 @@ _IMPORTERS: Final = frozenset({"importlib", "mesh", "mesh_cli"})
 
 #: Of a process that has detached: hears errors, which go to its log instead of a stderr that nobody looks at.
 listener: Callable[[str], None] | None = None
+#: Errors may be coloured, on a terminal.
+coloured = True
+
+T = TypeVar("T")
 
 
 class Failed(Exception):
@@ -39,28 +43,29 @@ class Failed(Exception):
         self.code = code
 
 
-def say(message: str, trace: str = "", *, colour: bool = True) -> None:
-    """Prints an error, behind the traceback of the user's own code where there is one; in colour on a terminal."""
+def say(message: str, trace: str = "") -> None:
+    """Prints an error, behind the traceback of the user's own code where there is one."""
     trace = f"{trace.rstrip()}\n" if trace else ""
     if listener is not None:
         logger.error("%s", trace + message, extra={"action": "failed"})
         listener(f"{trace}Error: {message}\n")
-        return
-    label = "\033[31m\033[1mError:\033[0m" if colour and sys.stderr.isatty() else "Error:"
-    print(f"{trace}{label} {message}", file=sys.stderr, flush=True)
+    elif sys.stderr is not None:
+        label = "\033[31m\033[1mError:\033[0m" if coloured and sys.stderr.isatty() else "Error:"
+        print(f"{trace}{label} {message}", file=sys.stderr, flush=True)
 
 
-def exit_code(work: Callable[[], int | None], *, colour: bool) -> int:
-    """That of a command that does this, whose errors are said."""
+def run_saying_errors(work: Callable[[], T]) -> T | int:
+    """What `work` returns; or, where it raises what a user is told, tells him and returns the exit code."""
     try:
-        code = work()
-        sys.stdout.flush()
-        return code or exit_codes.OK
+        done = work()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return done
     except Failed as error:
-        say(str(error), colour=colour)
+        say(str(error))
         return error.code
     except MeshError as error:
-        return _of_mesh(error, colour)
+        return _of_mesh(error)
     except KeyboardInterrupt:
         return exit_codes.INTERRUPTED
     except BrokenPipeError:
@@ -74,9 +79,9 @@ def _reader_gone() -> int:
     return exit_codes.FAILURE
 
 
-def _of_mesh(error: MeshError, colour: bool) -> int:
+def _of_mesh(error: MeshError) -> int:
     """Says what mesh refused or could not do."""
-    say(str(error), _trace_of_the_app(error), colour=colour)
+    say(str(error), _trace_of_the_app(error))
     if isinstance(error, RouterUnreachable):
         return exit_codes.UNAVAILABLE
     if isinstance(error, ImproperlyConfigured | InvalidCall | UnserialisableArgument):

@@ -92,7 +92,7 @@ def _run(state: State, name: str, choice: Choice, life: Life) -> int:
     try:
         return run_node(options, maker)
     except AppFailed as error:
-        errors.say(str(error), error.remote_traceback, colour=state.colour)
+        errors.say(str(error), error.remote_traceback)
         return exit_codes.USAGE
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
-import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -16,7 +15,7 @@ from mesh.version import VERSION
 from . import errors, exit_codes
 from .help import CONTEXT, examples
 from .service import Service
-from .state import Origin, State
+from .state import State, current_directory
 from .usage import usage
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ class Root(click.Group):
 
 def _no_colour(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
     if wanted:
-        ctx.obj.colour = False
+        errors.coloured = False
 
 
 @click.command(
@@ -125,60 +124,38 @@ def root(
     Each option can be set in the environment: MESH_APP, MESH_BROKER_URL, MESH_CONFIG, and MESH_COMMAND_OPTION for those
     of a command, such as MESH_WORKER_CONCURRENCY. So can each setting, as MESH_SETTING: see "mesh settings".
     """
-    origin: Origin = ctx.obj
-    ctx.color = _colour(origin)
-    started_in = _current_directory()
+    app: Mesh | None = ctx.obj
+    ctx.color = None if errors.coloured else False  # None is on a terminal only
+    started_in = current_directory()
     if workdir is not None:
         os.chdir(workdir)
     if config is not None:
         # For the processes of this command too, which may work in other directories.
         os.environ[setting_files.VARIABLE] = os.path.abspath(config)
-    state = ctx.obj = State(origin.app, target, broker, quiet, started_in, origin.colour)
+    state = ctx.obj = State(app, target, broker, quiet, started_in, errors.coloured)
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
         return
     state.apply_broker()
 
 
-def _current_directory() -> str | None:
-    try:
-        return os.getcwd()
-    except FileNotFoundError:
-        return None
-
-
-def main(argv: Sequence[str], app: Mesh | None = None) -> NoReturn:
-    """Runs one command line, without the program's name, and exits. `app` stands in for -A."""
-    sys.exit(run(argv, app))
-
-
 def run(argv: Sequence[str], app: Mesh | None = None) -> int:
-    """As `main`, and returns the exit code."""
+    """Runs one command line, without the program's name. `app` stands in for -A. Returns the exit code."""
     done = read(argv, app)
-    return done if isinstance(done, int) else errors.exit_code(done.run, colour=done.state.colour)
+    return done if isinstance(done, int) else errors.run_saying_errors(done.run)
 
 
 def read(argv: Sequence[str], app: Mesh | None = None) -> int | Service:
-    """Runs one command line but for the service that it asks for; the exit code, where it asks for none."""
-    origin = Origin(app)
-    services: list[Service] = []
+    """As `run`, but for the service that the command line asks for, where it does: that is returned."""
+    errors.coloured = not os.environ.get("NO_COLOR")
 
-    def work() -> int | None:
-        done: Any = root.main(args=list(argv), prog_name="mesh", standalone_mode=False, obj=origin)
-        if isinstance(done, Service):
-            services.append(done)
-            return None
-        return int(done or exit_codes.OK)
+    def work() -> int | Service:
+        done: int | Service | None = root.main(args=list(argv), prog_name="mesh", standalone_mode=False, obj=app)
+        return exit_codes.OK if done is None else done
 
     try:
-        code = errors.exit_code(work, colour=origin.colour)
+        return errors.run_saying_errors(work)
     except click.ClickException as error:
-        return usage(error, argv, colour=origin.colour)
+        return usage(error, argv)
     except click.Abort:
         return exit_codes.INTERRUPTED
-    return services[0] if services else code
-
-
-def _colour(origin: Origin) -> bool | None:
-    """As click takes it: None is on a terminal only."""
-    return None if origin.colour else False

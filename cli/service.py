@@ -6,11 +6,11 @@ from .state import State
 
 
 class Service:
-    """What the command line says that this process is to be. May be pickled."""
+    """What a command line wants a process to be. May be pickled, where `state` holds no app."""
 
     def __init__(self, state: State) -> None:
         self.state = state
 
     def run(self) -> int:
-        """Is that until it is stopped. Returns the exit code."""
+        """Does the service's work in this process until it is stopped. Returns the exit code."""
         raise NotImplementedError

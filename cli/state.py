@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 _BROKER_VARIABLE: Final = f"{VARIABLE_PREFIX}BROKER_URL"
 
 
-class Origin:
-    """What a command line starts from, and what it has said so far of colours; also there when it can't be read."""
-
-    def __init__(self, app: Mesh | None) -> None:
-        self.app = app
-        self.colour = not os.environ.get("NO_COLOR")
+def current_directory() -> str | None:
+    """None where it is gone."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None
 
 
 class State(NamedTuple):

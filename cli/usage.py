@@ -12,15 +12,15 @@ from .errors import say
 from .words import GLOBAL_OPTIONS
 
 
-def usage(error: click.ClickException, argv: Sequence[str], *, colour: bool) -> int:
+def usage(error: click.ClickException, argv: Sequence[str]) -> int:
     """Says what is wrong with it. An option of the group behind a command gets a hint: older Celery took it there."""
     message = error.format_message().rstrip()
     context = getattr(error, "ctx", None)
     if isinstance(error, click.NoSuchOption) and error.option_name in GLOBAL_OPTIONS and context is not None:
-        say(f"{error.option_name} goes before the command. Write:\n  {_moved(argv, error.option_name)}", colour=colour)
+        say(f"{error.option_name} goes before the command. Write:\n  {_moved(argv, error.option_name)}")
         return exit_codes.USAGE
     hint = f'\nTry "{context.command_path} --help".' if context is not None else ""
-    say(message + hint, colour=colour)
+    say(message + hint)
     return exit_codes.USAGE if isinstance(error, click.UsageError) else exit_codes.FAILURE
 
 

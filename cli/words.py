@@ -19,6 +19,12 @@ GLOBAL_OPTIONS: Final = {
     "--quiet": False,
 }
 
+#: {command of a service: modules that it is made of}
+SERVICES: Final = {
+    "router": ("mesh_cli.router_service", "mesh.router"),
+    "worker": ("mesh_cli.node_service", "mesh.node_start", "mesh.slot_maker", "mesh.logged_slots"),
+}
+
 
 def command_in(argv: Sequence[str]) -> str | None:
     """The command that is called; None where none is, or what stands before it can't be told apart."""
@@ -37,3 +43,8 @@ def _holds_its_value(word: str) -> bool:
     """`-Aproj` or `--app=proj`."""
     name = word.partition("=")[0] if word.startswith("--") else word[:2]
     return GLOBAL_OPTIONS.get(name, False) and name != word
+
+
+def wants_help(argv: Sequence[str]) -> bool:
+    """Whether the command line may be there for the help alone."""
+    return not {"-h", "--help"}.isdisjoint(argv)

@@ -15,7 +15,8 @@ their base (OrderedDict, defaultdict, IntEnum, named tuples, datetimes of pandas
 Buffers of FRAME_MIN and more travel uncopied. So, as with any zero-copy send, a bytearray or an array must not be
 written to until the call is confirmed; pass `bytes(...)` or `.copy()` of one that will be.
 
-All functions may be called from any thread, and from a finaliser in the middle of another call: no state is shared.
+All functions may be called from any thread, and from a finaliser in the middle of another call: nothing is shared but
+tables that only grow.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from mesh.body_types import (
     TAGS,
     TUPLE,
     Tag,
-    meet,
+    meet_imported_types,
 )
 from mesh.exceptions import UndecodableBody, UnserialisableArgument
 from mesh.numpy_frames import Parts, kind_of, put_together, scalar_of, scalar_parts, take_apart
@@ -203,7 +204,7 @@ def _lower_other(value: Any, frames: list[Buffer] | None) -> list[Any]:
         LOWER[type(value)] = _lower_scalar
         return _lower_scalar(value)
     if kind is None:
-        meet()
+        meet_imported_types()
         lower = LOWER.get(type(value))
         if lower is None:
             raise NoForm(type(value).__qualname__)

@@ -8,11 +8,11 @@ reuse one.
 from __future__ import annotations
 
 import enum
+import functools
 import importlib
 import sys
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import msgpack
@@ -20,7 +20,9 @@ import msgpack
 from mesh.exceptions import ImproperlyConfigured, UndecodableBody
 
 if TYPE_CHECKING:
+    from decimal import Decimal
     from pathlib import PurePath
+    from uuid import UUID
     from zoneinfo import ZoneInfo
 
 C = TypeVar("C", bound=type)
@@ -42,8 +44,8 @@ class Tag:
 
 #: {code: Tag}. Every tag there is.
 TAGS: Final[dict[int, Tag]] = {}
-#: {type: value -> lowered list}, by exact type: those below, the registered ones, and those of `meet` and numpy's
-#: scalars once met.
+#: {type: value -> lowered list}, by exact type: those below, the registered ones, and once met those of `_NOT_MET`
+#: and numpy's scalars. It only grows.
 LOWER: Final[dict[type, Callable[[Any], Lowered]]] = {}
 
 
@@ -53,7 +55,8 @@ LOWER: Final[dict[type, Callable[[Any], Lowered]]] = {}
 def _zoned(value: Any) -> list[Any]:
     """The fields of a datetime or time. A ZoneInfo goes by its key, any other zone by its offset from UTC."""
     zone = value.tzinfo
-    if zone is not None and (module := sys.modules.get("zoneinfo")) and type(zone) is module.ZoneInfo and zone.key:
+    # Where that module is half imported there is none yet.
+    if zone is not None and type(zone) is getattr(sys.modules.get("zoneinfo"), "ZoneInfo", None) and zone.key:
         return [value.replace(tzinfo=None).isoformat(), value.fold, zone.key]
     return [value.isoformat(), value.fold]
 
@@ -78,23 +81,29 @@ def _int_bytes(value: int) -> bytes:
     return value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True)
 
 
-def _decimal(*fields: Any) -> object:
+@functools.cache
+def _decimal() -> type[Decimal]:
     from decimal import Decimal
 
-    return Decimal(*fields)
+    return Decimal
 
 
-def _uuid(content: bytes) -> object:
+@functools.cache
+def _uuid() -> type[UUID]:
     from uuid import UUID
 
-    return UUID(bytes=content)
+    return UUID
 
 
+#: By number on the wire.
+_PATH_NAMES: Final = ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")
+
+
+@functools.cache
 def _paths() -> tuple[type[PurePath], ...]:
-    """By number on the wire."""
-    from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath
+    import pathlib
 
-    return PosixPath, PurePosixPath, WindowsPath, PureWindowsPath
+    return tuple(getattr(pathlib, name) for name in _PATH_NAMES)
 
 
 def _from_path(kind: int, text: str) -> PurePath:
@@ -116,8 +125,8 @@ _DATETIME: Final = Tag(6, lambda fields: _from_zoned(datetime, *fields))
 _DATE: Final = Tag(7, lambda fields: date.fromisoformat(*fields))
 _TIME: Final = Tag(8, lambda fields: _from_zoned(time, *fields))
 _TIMEDELTA: Final = Tag(9, lambda fields: timedelta(*fields))
-_DECIMAL: Final = Tag(10, lambda fields: _decimal(*fields))
-_UUID: Final = Tag(11, lambda fields: _uuid(fields[0]))
+_DECIMAL: Final = Tag(10, lambda fields: _decimal()(*fields))
+_UUID: Final = Tag(11, lambda fields: _uuid()(bytes=fields[0]))
 _PATH: Final = Tag(12, lambda fields: _from_path(*fields))
 _RANGE: Final = Tag(13, lambda fields: range(*fields))
 FRAME: Final = Tag(14, None)
@@ -141,7 +150,7 @@ LOWER.update(
 )
 
 
-#: Types that always travel as themselves and can't be registered.
+#: Types that travel as themselves and can't be registered, as far as they have been met.
 _TAKEN: Final = set(LOWER) | {type(None), bool, float, str, bytes, bytearray, memoryview, list, dict}
 
 
@@ -149,21 +158,25 @@ def _lower_path(kind: int) -> Callable[[Any], Lowered]:
     return lambda value: [_PATH.mark, kind, str(value)]
 
 
-#: {module: what of it travels}. Not imported for that: they are 1.3 MiB in a process, and most calls need none of them.
-_LATER: Final[dict[str, Callable[[ModuleType], dict[type, Callable[[Any], Lowered]]]]] = {
-    "decimal": lambda module: {module.Decimal: lambda value: [_DECIMAL.mark, str(value)]},
-    "uuid": lambda module: {module.UUID: lambda value: [_UUID.mark, value.bytes]},
-    "pathlib": lambda module: {cls: _lower_path(kind) for kind, cls in enumerate(_paths())},
+#: {module: (name of a type that travels, how)}. Not imported for that, since most calls need none of them.
+_NOT_MET: Final[dict[str, tuple[tuple[str, Callable[[Any], Lowered]], ...]]] = {
+    "decimal": (("Decimal", lambda value: [_DECIMAL.mark, str(value)]),),
+    "uuid": (("UUID", lambda value: [_UUID.mark, value.bytes]),),
+    "pathlib": tuple((name, _lower_path(kind)) for kind, name in enumerate(_PATH_NAMES)),
 }
 
 
-def meet() -> None:
-    """Has LOWER know the types of modules that have been imported meanwhile. Any thread."""
-    for name in list(_LATER):
-        if name in sys.modules:
-            lower = _LATER[name](importlib.import_module(name))  # which waits, where another thread is about it
+def meet_imported_types() -> None:
+    """Has LOWER and `register_type` know those whose module has been imported meanwhile. Any thread."""
+    for name, types in list(_NOT_MET.items()):
+        if name not in sys.modules:
+            continue
+        module = importlib.import_module(name)  # which waits, where another thread is about it
+        lower = {getattr(module, cls): how for cls, how in types if hasattr(module, cls)}
+        if len(lower) == len(types):  # it is what we take it for, and whole
             _TAKEN.update(lower)
             LOWER.update(lower)
+            _NOT_MET.pop(name, None)
 
 
 # --- the user's types -----------------------------------------------------------------------------
@@ -201,7 +214,7 @@ def register_type(
     Raises:
         ImproperlyConfigured: the class travels anyway, has no form by itself, or the name belongs to another class.
     """
-    meet()
+    meet_imported_types()
     if cls in _TAKEN:
         raise ImproperlyConfigured(f"{cls.__qualname__} travels as it is: there is nothing to register.")
     if (encode is None) != (decode is None):

@@ -118,7 +118,7 @@ def _is_schema_gone(error: sqlite3.DatabaseError) -> bool:
 
 def _save_below_a_new_header(path: str, rescued: str, into: sqlite3.Connection) -> None:
     """The first page holds only header and schema: with those of an empty journal the rest may be readable."""
-    import shutil  # with what it imports a third of a megabyte, in every router
+    import shutil  # brings much along, which hardly a router needs
 
     copy = f"{rescued}.copy"
     _remove(copy)

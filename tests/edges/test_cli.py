@@ -22,7 +22,7 @@ import click
 import pytest
 
 from mesh import locate
-from mesh_cli import apart, exit_codes, naming, options, root, words
+from mesh_cli import exit_codes, naming, options, root, words
 
 DEADLINE_S = 20.0
 HOST = socket.gethostname()
@@ -239,7 +239,7 @@ def test_the_version_is_told(run: Callable[..., Ended]) -> None:
     ("argv", "spared"), [("-h", "zmq msgpack mesh.app"), ("worker -h", "zmq mesh.app mesh.control")]
 )
 def test_a_command_line_imports_what_it_needs_and_no_more(mesh: Shell, argv: str, spared: str) -> None:
-    code = "import sys; from mesh_cli import root; root.run(sys.argv[1:]); print('', *sys.modules)"
+    code = "import atexit, sys; from mesh_cli import main; atexit.register(lambda: print('', *sys.modules)); main()"
     process = mesh.python("-c", code, *argv.split())
     loaded = set(process.communicate(timeout=DEADLINE_S)[0].splitlines()[-1].split())
     assert "click" in loaded
@@ -272,7 +272,7 @@ def test_the_options_before_a_command_are_known_before_the_line_is_read() -> Non
         for name in option.opts
     }
     assert takes_value == words.GLOBAL_OPTIONS
-    assert set(root.COMMANDS) > set(apart.SERVICES)
+    assert set(root.COMMANDS) > set(words.SERVICES)
 
 
 def test_a_node_carries_nothing_of_what_has_read_its_command_line(mesh: Shell, start_node: Callable[..., Node]) -> None:
@@ -280,6 +280,42 @@ def test_a_node_carries_nothing_of_what_has_read_its_command_line(mesh: Shell, s
     ended = mesh("call", "proj.tasks.modules", "--wait")
     assert "'mesh.slot'" in ended.out
     assert "'click'" not in ended.out
+
+
+def test_a_reader_of_the_command_line_that_is_killed_is_reported(mesh: Shell, tmp_path: Path) -> None:
+    # Given what is killed where it begins to read
+    (tmp_path / "killer").mkdir()
+    (tmp_path / "killer" / "click.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+
+    # When a service is started, then it says so
+    ended = mesh("router", PYTHONPATH=str(tmp_path / "killer"))
+    assert ended == (128 + 9, "", "Error: the process that reads the command line was ended by signal 9\n")
+
+
+@pytest.mark.parametrize(
+    ("desc", "start"),
+    [
+        ("SIGCHLD is ignored", "trap '' CHLD; exec \"$@\""),
+        ("stdout is closed", 'exec "$@" >&-'),
+        ("the directory is gone", 'mkdir gone && cd gone && rmdir ../gone && exec "$@"'),
+    ],
+)
+def test_a_service_starts_in_odd_surroundings(mesh: Shell, desc: str, start: str) -> None:
+    process = subprocess.Popen(
+        ["sh", "-c", start, "sh", sys.executable, "-m", "mesh", "router"],
+        cwd=mesh.directory,
+        env=os.environ | mesh.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    router = Node(process)
+    try:
+        wait_for(lambda: " ready" in router.err, "readiness")
+    finally:
+        code = router.stop()
+    assert code == exit_codes.OK, desc
+    assert "Traceback" not in router.err
 
 
 # --- what can be wrong with a command line -------------------------------------------------------
@@ -637,15 +673,16 @@ def test_a_node_that_does_not_answer_is_named_beside_those_that_do(
     assert (alone.code, alone.out) == (69, "{}\n")
 
 
-def test_a_reader_that_has_enough_is_no_error(mesh: Shell) -> None:
+@pytest.mark.parametrize("argv", ["status", "worker --help"])
+def test_a_reader_that_has_enough_is_no_error(mesh: Shell, argv: str) -> None:
     # Given a reader that goes before anything is written
     router = Node(mesh.start("router")).ready()
     read_end, write_end = os.pipe()
     os.close(read_end)
 
-    # When the status is written to it
+    # When something is written to it
     ended = subprocess.run(
-        [sys.executable, "-m", "mesh", "status"],
+        [sys.executable, "-m", "mesh", *argv.split()],
         cwd=mesh.directory,
         env=os.environ | mesh.environment,
         stdout=write_end,
@@ -669,19 +706,29 @@ def test_a_reader_that_has_enough_is_no_error(mesh: Shell) -> None:
 @pytest.mark.parametrize(
     ("desc", "argv", "environment", "coloured"),
     [
-        ("on a terminal", (), {}, True),
-        ("with -C", ("-C",), {}, False),
-        ("with NO_COLOR", (), {"NO_COLOR": "1"}, False),
+        ("a wrong word", "wroker", {}, True),
+        ("a wrong word, -C", "-C wroker", {}, False),
+        ("a wrong word, NO_COLOR", "wroker", {"NO_COLOR": "1"}, False),
+        ("a service", "worker", {}, True),
+        ("a service, -C", "-C worker", {}, False),
+        ("a service, NO_COLOR", "worker", {"NO_COLOR": "1"}, False),
+        ("an app", "-A nowhere worker", {}, True),
+        ("an app, -C", "-C -A nowhere worker", {}, False),
+        ("an app, -C", "-C -A nowhere call x", {}, False),
+        ("a complaint of a command", "status", {}, True),
+        ("a complaint of a command, -C", "-C status", {}, False),
+        ("a complaint of a command, NO_COLOR", "status", {"NO_COLOR": "1"}, False),
     ],
 )
 def test_colours_are_for_terminals(
-    mesh: Shell, desc: str, argv: tuple[str, ...], environment: dict[str, str], coloured: bool
+    mesh: Shell, desc: str, argv: str, environment: dict[str, str], coloured: bool
 ) -> None:
     # Given a terminal
     leader, follower = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "mesh", *argv, "wroker"],
-        env={key: value for key, value in os.environ.items() if key != "NO_COLOR"} | environment,
+        [sys.executable, "-m", "mesh", *argv.split()],
+        cwd=mesh.directory,
+        env={key: value for key, value in os.environ.items() if key != "NO_COLOR"} | mesh.environment | environment,
         stderr=follower,
         stdout=follower,
         stdin=follower,
@@ -690,11 +737,11 @@ def test_colours_are_for_terminals(
 
     # When an error is printed to it
     shown = _read_terminal(leader)
-    assert process.wait(DEADLINE_S) == 2
+    assert process.wait(DEADLINE_S) in (exit_codes.USAGE, exit_codes.UNAVAILABLE)
 
     # Then it is coloured, unless that is not wanted
-    assert "No such command" in shown
-    assert ("\x1b[" in shown) is coloured, desc
+    assert "Error:" in shown
+    assert ("\x1b[31m" in shown) is coloured, desc
 
 
 def _read_terminal(leader: int) -> str:

@@ -70,6 +70,20 @@ def test_rows_are_there_again_in_the_order_of_their_numbers(directory):
     store.close()
 
 
+def test_a_directory_may_have_any_name(tmp_path):
+    # Given a directory with characters that mean something in a URI
+    directory = str(tmp_path / "j?a#b%41 ü")
+    store = Store.open(directory)
+    store.write([ONE], [], synced=False)
+    store.close()
+
+    # When it is opened again, then the file in it is the one
+    store = Store.open(directory)
+    assert list(store.rows()) == [Found(*ONE)]
+    store.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["j?a#b%41 ü"]
+
+
 def test_a_row_is_read_from_another_thread_while_commits_go_on(directory):
     # Given a row
     store = Store.open(str(directory))

@@ -364,6 +364,24 @@ def test_who_is_not_root_is_told_that_it_can_not_become_another(
     )
 
 
+@pytest.mark.root
+def test_it_starts_in_a_directory_that_its_user_may_not_enter(
+    background: Background, host: Host, nobody: pwd.struct_passwd, files_of_root: Path
+) -> None:
+    # Given a directory of root's, in which a command of somebody else's is started, as by sudo
+    background.directory, locked = files_of_root / "own", files_of_root / "locked"
+    background.directory.mkdir()
+    locked.mkdir(mode=0o700)
+    for one in (host.directory, background.directory):
+        os.chown(one, nobody.pw_uid, nobody.pw_gid)
+    background.prefix += ["sh", "-c", f'cd {locked}; exec "$@"', "sh", "setpriv", "--reuid", "nobody", "--clear-groups"]
+
+    # When it is a service, then it starts
+    started = background.router()
+    assert (started.code, started.err) == (exit_codes.OK, "")
+    background.stop(name="router")
+
+
 # --- its host ------------------------------------------------------------------------------------
 
 

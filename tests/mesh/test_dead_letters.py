@@ -34,7 +34,7 @@ def eat():
 app.worker_main(["worker", "-n", "n2@here", "-c", "1", "-Q", "later"])
 """
 
-COMMAND = "import sys; from mesh_cli.root import main; main(['dead', *sys.argv[1:-1]])"
+COMMAND = "import sys; from mesh_cli import main; main(['dead', *sys.argv[1:-1]])"
 
 
 def test_what_no_node_knew_runs_once_the_code_is_deployed(host: Host, app: Mesh, tmp_path):

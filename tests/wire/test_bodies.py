@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+import types
 import uuid
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
@@ -79,6 +80,7 @@ class Money:
 @pytest.fixture(autouse=True)
 def _own_registry():
     """What a test registers is gone after it."""
+    body_types.meet_imported_types()
     tables: tuple[dict[Any, Any], ...] = (body_types.LOWER, body_types.REGISTERED_TYPES, body_types._BY_NAME)
     before = [dict(table) for table in tables]
     yield
@@ -573,6 +575,45 @@ def test_a_registration_that_can_not_work_is_refused(desc, arguments, reason):
     register_type(Colour, name="taken")
     with pytest.raises(ImproperlyConfigured, match=reason):
         register_type(**arguments)
+
+
+def test_types_of_modules_that_nobody_has_imported_are_met_when_they_come():
+    # Given a process that has imported neither
+    code = """
+import sys, types
+from mesh.bodies import decode_value, encode_value
+from mesh.body_types import register_type
+from mesh.exceptions import ImproperlyConfigured, UnserialisableArgument
+assert not {"decimal", "uuid", "zoneinfo"} & set(sys.modules)
+
+# When one of them comes, then its type travels, is decoded, and can't be registered
+import decimal
+try:
+    register_type(decimal.Decimal)
+except ImproperlyConfigured as error:
+    print(error)
+assert decode_value(*encode_value(decimal.Decimal("1.50"))) == decimal.Decimal("1.50")
+
+# And one that has only the name of another is none of ours
+sys.modules["uuid"] = types.ModuleType("uuid")
+try:
+    encode_value(object())
+except UnserialisableArgument as error:
+    print(error)
+del sys.modules["uuid"]
+import uuid
+assert decode_value(*encode_value(uuid.UUID(int=7))) == uuid.UUID(int=7)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.stderr == ""
+    said = ended.stdout.splitlines()
+    assert "Decimal travels as it is" in said[0]
+    assert "the value of type object can't be sent: pass plain data" in said[1]
+
+
+def test_a_time_travels_while_another_thread_imports_zoneinfo(monkeypatch):
+    monkeypatch.setitem(sys.modules, "zoneinfo", types.ModuleType("zoneinfo"))
+    assert there_and_back(dt.datetime(2026, 1, 2, tzinfo=dt.UTC)) == dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
 
 
 def test_a_class_may_be_registered_again_as_after_a_reload():
