@@ -93,6 +93,8 @@ class Slot:
         self._router: transport.Link | None = None
         #: How many threads of the task wait for others.
         self._waiting = 0
+        #: The router was told that the task waits, and sends no more before its end.
+        self._has_said_blocked = False
         #: The Assignment record of what runs.
         self._record: list[Any] | None = None
         self._waiting_lock = threading.Lock()
@@ -250,7 +252,6 @@ class Slot:
 
     def _unblock(self) -> None:
         self._say(self._says, blocked=False)
-        self._send(messages.Blocked(False))
 
     def _block(self) -> None:
         """Gives back what it has not begun, and has the node start a slot that stands in for it."""
@@ -269,7 +270,9 @@ class Slot:
             )
         self._flush()
         self._give_back()
-        self._send(messages.Blocked(True))
+        if not self._has_said_blocked:
+            self._has_said_blocked = True
+            self._send(messages.Blocked(True))
         self._ring()
 
     # --- running ---------------------------------------------------------------------------------
@@ -305,7 +308,7 @@ class Slot:
             # A process that the task has forked came out of it too. It is no slot, and has nothing to say.
             os._exit(0)
         self._record = None
-        if self._waiting or self._waiting_lock.locked():
+        if self._has_said_blocked or self._waiting_lock.locked():
             self._stop_waiting()
         if ran.status == INTERRUPTED:
             self._leave()  # the page goes on saying that it runs: its node tells what becomes of it
@@ -326,6 +329,10 @@ class Slot:
             if self._waiting or self._page.said(self._seat)[1]:
                 self._waiting = 0
                 self._unblock()
+            if self._has_said_blocked:
+                # Once a task: who waits again and again would tell of it faster than the router may hear.
+                self._has_said_blocked = False
+                self._send(messages.Blocked(False))
 
     def _look_at_wear(self) -> None:
         has_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mesh import Mesh
-from mesh.exceptions import SoftTimeLimitExceeded, WouldDeadlock
+from mesh.exceptions import SoftTimeLimitExceeded, TimeoutError, WouldDeadlock
 from tests.mesh.proj import lasting, tasks
 from tests.mesh.running import DEADLINE_S, Host, Node, eventually
 
@@ -128,6 +131,30 @@ def test_what_strikes_a_task_as_it_begins_to_wait_leaves_its_slot_at_work(host: 
     # Then the slot goes on, and is the only one
     assert tasks.add.delay(1, 2).get(DEADLINE_S) == 3
     eventually(lambda: slots(node) == 1)
+
+
+def test_a_slot_goes_on_though_the_router_can_not_hear_how_often_its_task_has_waited(host: Host, app: Mesh) -> None:
+    # Given a slot that reaches its caller without the router
+    host.start_node(slots=1)
+    for _ in range(3):
+        assert tasks.add.delay(1, 2).get(DEADLINE_S) == 3
+    router = psutil.Process(host.router_pid())
+
+    # When its task begins to wait more often than there is room for messages, and the router hears some of them
+    for _ in range(3):
+        result = lasting.wait_in_vain.apply_async((60_000,), confirm=True)
+        try:
+            while not result.ready():
+                router.suspend()
+                with contextlib.suppress(TimeoutError):
+                    result.get(0.3)
+                router.resume()
+                time.sleep(0.002)
+        finally:
+            router.resume()
+
+        # Then the slot goes on when the router does
+        assert tasks.add.delay(1, 2).get(DEADLINE_S) == 3
 
 
 def test_a_thread_that_outlives_its_task_and_waits_blocks_nobody(host: Host, app: Mesh, tmp_path: Path) -> None:
