@@ -310,7 +310,7 @@ class Returned(NamedTuple):
 
 
 class Blocked(NamedTuple):
-    """The slot's task has begun to wait for another one, or has ended after it did. Meanwhile the slot begins nothing."""
+    """The slot's task waits for another one; or it did, and has ended. Meanwhile the slot begins nothing."""
 
     blocked: bool
 
