@@ -585,6 +585,9 @@ from mesh.bodies import decode_value, encode_value
 from mesh.body_types import register_type
 from mesh.exceptions import ImproperlyConfigured, UnserialisableArgument
 assert not {"decimal", "uuid", "zoneinfo"} & set(sys.modules)
+def there_and_back(value):
+    document, frames = encode_value(value)
+    return decode_value(document, frames or ())
 
 # When one of them comes, then its type travels, is decoded, and can't be registered
 import decimal
@@ -592,7 +595,7 @@ try:
     register_type(decimal.Decimal)
 except ImproperlyConfigured as error:
     print(error)
-assert decode_value(*encode_value(decimal.Decimal("1.50"))) == decimal.Decimal("1.50")
+assert there_and_back(decimal.Decimal("1.50")) == decimal.Decimal("1.50")
 
 # And one that has only the name of another is none of ours
 sys.modules["uuid"] = types.ModuleType("uuid")
@@ -602,7 +605,7 @@ except UnserialisableArgument as error:
     print(error)
 del sys.modules["uuid"]
 import uuid
-assert decode_value(*encode_value(uuid.UUID(int=7))) == uuid.UUID(int=7)
+assert there_and_back(uuid.UUID(int=7)) == uuid.UUID(int=7)
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ended.stderr == ""
