@@ -18,6 +18,8 @@ YOUNG_S: Final = 1.0
 #: Wait before the next start after the first such death; doubled with each further one.
 BACKOFF_S: Final = 0.2
 BACKOFF_MAX_S: Final = 10.0
+#: How long a stand-in stays that nobody needs any more: a task that has waited often waits again at once.
+STAND_IN_S: Final = 0.2
 NO_LIMITS: Final[Mapping[int, float]] = {}
 
 
@@ -119,6 +121,9 @@ class Supervision:
         """
         self.size = size
         self._blocked_max = blocked_max
+        #: How many slots stand in for others, and until when they are kept where that is not necessary.
+        self._stand_ins = 0
+        self._kept_until_mono_s = 0.0
         self._in_turn = in_turn
         self._free_seats = list(range(size + blocked_max if seats is None else seats))
         self._seats = len(self._free_seats)
@@ -255,7 +260,7 @@ class Supervision:
     @property
     def target(self) -> int:
         """How many slots there are to be, those included that stand in for blocked ones."""
-        return self.size + min(self.blocked, self._blocked_max)
+        return self.size + min(max(self.blocked, self._stand_ins), self._blocked_max)
 
     def is_complete(self) -> bool:
         """Every slot that is to work does, or could."""
@@ -271,6 +276,8 @@ class Supervision:
         if self.ending or self._paused or not self._free_seats:
             return None
         due = [place.due_mono_s for place in self._places if place.incumbent is None]
+        if self._stand_ins > self.blocked:
+            due.append(self._kept_until_mono_s)
         due += [place.heir_due_mono_s for place in self._places if place.heir is None and self._needs_heir(place)]
         if len(self._places) < self.target:
             due.append(0.0)
@@ -280,6 +287,10 @@ class Supervision:
 
     def _fit(self, mono_s: float) -> list[SupervisionEffect]:
         """As many places as there are to be. Who comes last goes first, but nobody who waits in a task."""
+        if self.blocked >= self._stand_ins:
+            self._kept_until_mono_s = mono_s + STAND_IN_S
+        if self.blocked > self._stand_ins or mono_s >= self._kept_until_mono_s:
+            self._stand_ins = self.blocked
         self._places += [_Place(mono_s) for _ in range(self.target - len(self._places))]
         effects: list[SupervisionEffect] = []
         surplus = len(self._places) - self.target

@@ -11,6 +11,7 @@ import pytest
 from mesh.core.supervision import (
     BACKOFF_MAX_S,
     BACKOFF_S,
+    STAND_IN_S,
     YOUNG_S,
     Dismiss,
     Go,
@@ -237,9 +238,9 @@ def test_without_a_free_seat_a_successor_is_ordered_once_there_is_one(make: Make
 # --- slots that are blocked ----------------------------------------------------------------------
 
 
-def block(supervision: Supervision, seat: int, *, blocked: bool = True) -> list[SupervisionEffect]:
+def block(supervision: Supervision, seat: int, mono_s: float = 0.0, *, blocked: bool = True) -> list[SupervisionEffect]:
     supervision.told(seat, Says.WORKING, blocked=blocked)
-    return supervision.tick(0.0)
+    return supervision.tick(mono_s)
 
 
 def test_another_slot_stands_in_for_one_that_is_blocked_up_to_the_most(make: Make) -> None:
@@ -264,13 +265,31 @@ def test_stand_ins_leave_newest_first_and_never_one_that_is_blocked(make: Make) 
         arrive(supervision, block(supervision, seat), says=Says.WORKING)
 
     # When the first goes on, then the last stand-in leaves
-    assert block(supervision, 0, blocked=False) == [Retire(3)]
+    assert block(supervision, 0, 1.0, blocked=False) == [Retire(3)]
 
     # And when the second goes on, then it leaves, as the third is still blocked; the first stays
-    assert block(supervision, 1, blocked=False) == [Retire(1)]
-    assert block(supervision, 2, blocked=False) == [Retire(2)]
-    assert supervision.tick(0.0) == []
+    assert block(supervision, 1, 2.0, blocked=False) == [Retire(1)]
+    assert block(supervision, 2, 3.0, blocked=False) == [Retire(2)]
+    assert supervision.tick(3.0) == []
     assert supervision.is_complete()
+
+
+def test_a_stand_in_stays_while_a_slot_is_blocked_again_and_again(make: Make) -> None:
+    # Given a slot that was blocked for a moment, and its stand-in
+    supervision = make(1, blocked_max=5, seats=12)
+    start(supervision)
+    arrive(supervision, block(supervision, 0), says=Says.WORKING)
+    assert block(supervision, 0, 0.01, blocked=False) == []
+
+    # When it is blocked again soon, then the same one stands in for it
+    assert supervision.next_deadline_mono_s() == STAND_IN_S
+    assert block(supervision, 0, 0.1) == []
+    assert block(supervision, 0, 0.11, blocked=False) == []
+
+    # And when it is not, then that one leaves
+    assert supervision.next_deadline_mono_s() == 0.1 + STAND_IN_S
+    assert supervision.tick(0.1 + STAND_IN_S) == [Retire(1)]
+    assert supervision.next_deadline_mono_s() is None
 
 
 def test_a_blocked_slot_that_dies_is_followed_by_who_stood_in_for_it(make: Make) -> None:
