@@ -21,8 +21,9 @@ def main(argv: Sequence[str] | None = None, app: Mesh | None = None) -> NoReturn
 
 
 def _run(argv: Sequence[str], app: Mesh | None) -> int:
-    from . import words
+    from . import streams, words
 
+    streams.complete()
     command = words.command_in(argv)
     if app is None and command in words.SERVICES and not words.wants_help(argv):
         from . import apart

@@ -16,7 +16,7 @@ from mesh.log_writer import LogFile
 from mesh.pidfile import PidfileTaken, held
 from mesh.privileges import Identity, NoSuchIdentity, become, find
 
-from . import errors, exit_codes
+from . import errors, exit_codes, streams
 
 #: Where a detached process logs that was told no --logfile: root's, and everybody else's below the state directory.
 _ROOT_LOGS: Final = "/var/log/mesh"
@@ -51,7 +51,10 @@ class Life(NamedTuple):
     def say(self, text: str) -> None:
         """Prints to the stdout of who started it."""
         if self.launch is None:
-            print(text, flush=True)
+            try:
+                print(text, flush=True)
+            except OSError:  # what it serves is worth more than what it says
+                streams.give_up_stdout()
         else:
             self.launch.out(f"{text}\n")
 

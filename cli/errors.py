@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import logging
-import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -20,10 +19,12 @@ from mesh.exceptions import (
     UnserialisableArgument,
 )
 
-from . import exit_codes
+from . import exit_codes, streams
 
 logger = logging.getLogger("mesh")
 
+#: There is no room.
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 #: Packages whose frames stand between the command line and the user's module.
 _IMPORTERS: Final = frozenset({"importlib", "mesh", "mesh_cli"})
 
@@ -49,7 +50,7 @@ def say(message: str, trace: str = "") -> None:
     if listener is not None:
         logger.error("%s", trace + message, extra={"action": "failed"})
         listener(f"{trace}Error: {message}\n")
-    elif sys.stderr is not None:
+    else:
         label = "\033[31m\033[1mError:\033[0m" if coloured and sys.stderr.isatty() else "Error:"
         print(f"{trace}{label} {message}", file=sys.stderr, flush=True)
 
@@ -58,8 +59,7 @@ def run_saying_errors(work: Callable[[], T]) -> T | int:
     """What `work` returns; or, where it raises what a user is told, tells him and returns the exit code."""
     try:
         done = work()
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
         return done
     except Failed as error:
         say(str(error))
@@ -68,15 +68,15 @@ def run_saying_errors(work: Callable[[], T]) -> T | int:
         return _of_mesh(error)
     except KeyboardInterrupt:
         return exit_codes.INTERRUPTED
-    except BrokenPipeError:
-        return _reader_gone()
-
-
-def _reader_gone() -> int:
-    """Whoever read our output has enough (`mesh status | head -1`): nothing to complain about, now or at exit."""
-    with contextlib.suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return exit_codes.FAILURE
+    except BrokenPipeError:  # whoever read our output has enough (`mesh status | head -1`)
+        streams.give_up_stdout()
+        return exit_codes.FAILURE
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        streams.give_up_stdout()
+        say(f"{error.filename or 'the output'} can't be written: {error.strerror}. Make room, or write elsewhere.")
+        return exit_codes.FAILURE
 
 
 def _of_mesh(error: MeshError) -> int:

@@ -13,6 +13,7 @@ from mesh import setting_files
 from mesh.version import VERSION
 
 from . import errors, exit_codes
+from .errors import Failed
 from .help import CONTEXT, examples
 from .service import Service
 from .state import State, current_directory
@@ -127,6 +128,8 @@ def root(
     app: Mesh | None = ctx.obj
     ctx.color = None if errors.coloured else False  # None is on a terminal only
     started_in = current_directory()
+    if started_in is None and workdir is None and (target is not None or config is not None):
+        raise Failed("the current directory is gone. Change to one that exists, or give --workdir.", exit_codes.USAGE)
     if workdir is not None:
         os.chdir(workdir)
     if config is not None:

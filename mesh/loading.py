@@ -89,7 +89,7 @@ def load_module(name: str) -> ModuleType:
     """Imports one task module. Raises as `load_tasks`."""
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise TaskModuleNotFound(name, _reason(error)) from error
 
 
@@ -134,7 +134,7 @@ def _import(name: str) -> ModuleType | None:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             return None
         raise TaskModuleNotFound(name, _reason(error)) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise TaskModuleNotFound(name, _reason(error)) from error
 
 
@@ -189,5 +189,5 @@ def _searched(module: ModuleType) -> str:
     return f"no Mesh under {', '.join(names)} or any other name in the module{tail}"
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     return str(error) if isinstance(error, ModuleNotFoundError) else f"{type(error).__name__}: {error}"

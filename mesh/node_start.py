@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
+from types import FrameType
 from typing import Any
 
 from mesh import locate, pools, stacks
@@ -10,7 +13,9 @@ from mesh.exceptions import MeshError
 from mesh.node import Node, NodeOptions, complete
 from mesh.pools.hosting import SlotMaker
 from mesh.template import HostPlan, SharedFiles, Template
-from mesh.workforce import warn_of_obstacle
+from mesh.workforce import in_words, warn_of_obstacle
+
+logger = logging.getLogger(__name__)
 
 
 class AppFailed(MeshError):
@@ -61,14 +66,18 @@ def _hire(plan: HostPlan, files: SharedFiles) -> tuple[Template, dict[str, Any],
     """A host that has the app, what it says of it, and the pool. An import that takes its time can be interrupted."""
     host = Template.fork(plan, files)
     try:
+        _heed_signals_meanwhile(host.pid, files)
         while (said := host.receive()) == []:
             pass
-        if said is None or said[0] != "loaded":
-            raise AppFailed(*(said[1:] if said else ("the process that loads the app died", "")))
+        if said is not None and said[0] != "loaded":
+            raise AppFailed(*said[1:])
     except BaseException:
         host.kill()
         host.close()
         raise
+    if said is None:
+        status, _ = host.close()
+        raise AppFailed(f"the process that loads the app {in_words(status)}", "")
     info: dict[str, Any] = said[1]
     pool = pools.name_of(info.get("pool", plan.pool))
     if pool == pools.name_of(plan.pool) and not info["obstacle"]:
@@ -80,3 +89,25 @@ def _hire(plan: HostPlan, files: SharedFiles) -> tuple[Template, dict[str, Any],
         return _hire(plan._replace(pool=pool), files)
     warn_of_obstacle(info["obstacle"])
     return _hire(plan._replace(preload=False), files)
+
+
+def _heed_signals_meanwhile(host_pid: int, files: SharedFiles) -> None:
+    """Until there is a node that heeds them: this process ends in order, or says where the import of the app is."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    def show(number: int, frame: FrameType | None) -> None:
+        text = stacks.of(host_pid, files.stacks_fd) or "it does not answer"
+        logger.warning("stacks of the process that loads the app:\n%s", text, extra={"action": "stacks"})
+
+    def wait(number: int, frame: FrameType | None) -> None:
+        """What is loaded is new already."""
+
+    for number, handler in (
+        (signal.SIGTERM, end),
+        (signal.SIGQUIT, end),
+        (signal.SIGUSR1, show),
+        (signal.SIGHUP, wait),
+    ):
+        signal.signal(number, handler)

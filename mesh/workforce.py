@@ -278,7 +278,7 @@ class Workforce:
         verdict = self._verdict(pid, _is_kill(status), None)
         if verdict is not None:
             return verdict.cause, False, {verdict.seat: verdict.limit_s}
-        cause = self._out_of_memory.cause(status, peak_kib) or f"their process {_in_words(status)}"
+        cause = self._out_of_memory.cause(status, peak_kib) or f"their process {in_words(status)}"
         return cause, not self._employment.apart, {}
 
     def _start_again(self) -> None:
@@ -353,7 +353,8 @@ def _is_kill(status: int) -> bool:
     return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
 
 
-def _in_words(status: int) -> str:
+def in_words(status: int) -> str:
+    """How a process with this wait status has ended."""
     if os.WIFSIGNALED(status):
         return f"was ended by signal {os.WTERMSIG(status)}"
     return f"exited with code {os.WEXITSTATUS(status)}"

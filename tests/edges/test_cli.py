@@ -296,26 +296,80 @@ def test_a_reader_of_the_command_line_that_is_killed_is_reported(mesh: Shell, tm
     ("desc", "start"),
     [
         ("SIGCHLD is ignored", "trap '' CHLD; exec \"$@\""),
-        ("stdout is closed", 'exec "$@" >&-'),
-        ("the directory is gone", 'mkdir gone && cd gone && rmdir ../gone && exec "$@"'),
+        ("stdin and stdout are closed", 'exec "$@" <&- >&-'),
+        ("nobody reads stdout", 'exec "$@" >&UNREAD'),
+        ("there is no room for stdout", 'exec "$@" >/dev/full'),
     ],
 )
-def test_a_service_starts_in_odd_surroundings(mesh: Shell, desc: str, start: str) -> None:
+@pytest.mark.parametrize("argv", ["router", "-A proj worker -c 1 -l INFO"])
+def test_a_service_starts_in_odd_surroundings(mesh: Shell, argv: str, desc: str, start: str) -> None:
+    # Given a pipe that nobody reads, for who wants it
+    read_end, unread = os.pipe()
+    os.close(read_end)
+
+    # When the service is started, then it works, and ends as ever
     process = subprocess.Popen(
-        ["sh", "-c", start, "sh", sys.executable, "-m", "mesh", "router"],
+        ["bash", "-c", start.replace("UNREAD", str(unread)), "bash", sys.executable, "-m", "mesh", *argv.split()],
         cwd=mesh.directory,
         env=os.environ | mesh.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        pass_fds=[unread],
         text=True,
     )
-    router = Node(process)
+    os.close(unread)
+    service = Node(process)
     try:
-        wait_for(lambda: " ready" in router.err, "readiness")
+        wait_for(lambda: " ready" in service.err or process.poll() is not None, "readiness")
     finally:
-        code = router.stop()
+        code = service.stop()
     assert code == exit_codes.OK, desc
-    assert "Traceback" not in router.err
+    assert "Traceback" not in service.err
+
+
+def test_a_node_works_with_all_streams_closed(mesh: Shell) -> None:
+    # Given a node that can say nothing
+    process = subprocess.Popen(
+        ["bash", "-c", 'exec "$@" <&- >&- 2>&-', "bash", sys.executable, "-m", "mesh", "-A", "proj", "worker", "-c1"],
+        cwd=mesh.directory,
+        env=os.environ | mesh.environment,
+    )
+
+    # When a task is called, then it runs
+    try:
+        ended = mesh("call", "proj.tasks.add", "-a", "[2, 3]", "--wait")
+    finally:
+        process.terminate()
+        code = process.wait(DEADLINE_S)
+    assert (ended.code, ended.out, code) == (0, "5\n", 0)
+
+
+def test_where_the_directory_is_gone_that_is_said(mesh: Shell) -> None:
+    lines = 'mkdir gone && cd gone && rmdir ../gone && exec "$@"'
+    for argv in (["-A", "proj", "worker"], ["--config", "x.toml", "settings"]):
+        ended = subprocess.run(
+            ["sh", "-c", lines, "sh", sys.executable, "-m", "mesh", *argv],
+            cwd=mesh.directory,
+            env=os.environ | mesh.environment,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+        said = "Error: the current directory is gone. Change to one that exists, or give --workdir.\n"
+        assert (ended.returncode, ended.stdout, ended.stderr) == (exit_codes.USAGE, "", said)
+
+
+def test_a_full_device_is_no_traceback(mesh: Shell) -> None:
+    with (
+        open("/dev/full", "w") as full,
+        subprocess.Popen(
+            [sys.executable, "-m", "mesh", "-h"], stdout=full, stderr=subprocess.PIPE, text=True
+        ) as process,
+    ):
+        said = process.communicate(timeout=DEADLINE_S)[1]
+    assert said == "Error: the output can't be written: No space left on device. Make room, or write elsewhere.\n"
+    assert process.returncode == exit_codes.FAILURE
 
 
 # --- what can be wrong with a command line -------------------------------------------------------
@@ -698,6 +752,29 @@ def test_a_reader_that_has_enough_is_no_error(mesh: Shell, argv: str) -> None:
     assert ended.returncode != 0
     assert "Broken" not in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("command", ["worker", "status"])
+def test_an_app_that_exits_as_it_is_imported_is_named(mesh: Shell, command: str) -> None:
+    (mesh.directory / "exits.py").write_text("import sys\n\nsys.exit(7)\n")
+    ended = mesh("-A", "exits", command)
+    assert (ended.code != 0, ended.out) == (True, "")
+    assert "SystemExit: 7" in ended.err.splitlines()[-1]
+    assert [line for line in ended.err.splitlines() if line.startswith("  File")] == [
+        f'  File "{mesh.directory}/exits.py", line 3, in <module>'
+    ]
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("import os; os._exit(7)", "the process that loads the app exited with code 7"),
+        ("import os; os.kill(os.getpid(), 11)", "the process that loads the app was ended by signal 11"),
+    ],
+)
+def test_how_the_import_of_an_app_ended_its_process_is_said(mesh: Shell, code: str, says: str) -> None:
+    (mesh.directory / "dies.py").write_text(code)
+    assert mesh("-A", "dies", "worker") == (exit_codes.USAGE, "", f"Error: {says}\n")
 
 
 # --- colours -------------------------------------------------------------------------------------

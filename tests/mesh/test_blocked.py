@@ -157,6 +157,16 @@ def test_a_slot_goes_on_though_the_router_can_not_hear_how_often_its_task_has_wa
         assert tasks.add.delay(1, 2).get(DEADLINE_S) == 3
 
 
+def test_a_task_that_waits_again_and_again_has_one_slot_stand_in_for_it(host: Host, app: Mesh) -> None:
+    # When a task on the only slot waits for many others, one after the other
+    node = host.start_node(slots=1)
+    pids = lasting.ask_again_and_again.delay(100).get(2 * DEADLINE_S)
+
+    # Then hardly a new process had to be made for them, and there is one slot again
+    assert len(set(pids)) < 20
+    eventually(lambda: slots(node) == 1)
+
+
 def test_a_thread_that_outlives_its_task_and_waits_blocks_nobody(host: Host, app: Mesh, tmp_path: Path) -> None:
     # Given a task that has left such a thread behind
     node = host.start_node(slots=1)

@@ -321,3 +321,31 @@ def test_cold_stops_beyond_the_crash_budget_do_not_fail_a_task(host: Host, app: 
 
     # Then it succeeds: nobody was charged
     assert held.get(DEADLINE_S)["node"] == "n1@here"
+
+
+# --- before it is ready ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT, signal.SIGINT])
+def test_a_node_that_still_imports_its_app_says_where_and_ends_in_order(
+    host: Host, tmp_path: Path, number: int
+) -> None:
+    # Given a node whose app takes its time to be imported, and leaves a file when that begins
+    begun, pidfile = tmp_path / "begun", tmp_path / "n1.pid"
+    (tmp_path / "slow_app.py").write_text(
+        f"import pathlib, time\npathlib.Path({str(begun)!r}).touch()\ntime.sleep(3600)\n"
+    )
+    options = ["--pidfile", str(pidfile)]
+    node = host.start_node(wait=False, project="slow_app", workdir=str(tmp_path), options=options)
+    eventually(begun.exists)
+
+    # When it is asked for news and for where it is, then it goes on, and says so
+    node.send(signal.SIGHUP)
+    node.send(signal.SIGUSR1)
+    eventually(lambda: "slow_app.py" in node.said)
+    assert pidfile.exists()
+
+    # When it is told to stop, then it does, and takes its pidfile along
+    assert node.stop(number) == 128 + number
+    assert not pidfile.exists()
+    assert "Traceback" not in node.said

@@ -147,6 +147,18 @@ def exit_unless(path: str, code: int) -> int:
 
 
 @app.task
+def ask_again_and_again(times: int) -> list[int]:
+    """Waits for so many tasks, one after the other. The processes that they ran in."""
+    return [process.delay().get(PATIENCE_S) for _ in range(times)]
+
+
+@app.task
+def process() -> int:
+    """The process it runs in."""
+    return os.getpid()
+
+
+@app.task
 def wait_in_vain(turns: int) -> int:
     """Begins to wait for tasks and stops again, over and over: for whoever interrupts it in the middle."""
     for _ in range(turns):
