@@ -29,7 +29,7 @@ class _Told(NamedTuple):
 
 def run(argv: Sequence[str], modules: Sequence[str]) -> int:
     """Runs the command line of a service that is made of these modules. Returns its exit code."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # who started this may have had it ignored
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # who started this may have had it ignored: the child is waited for
     told_fd, fd = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -73,6 +73,8 @@ def _read(argv: Sequence[str], fd: int) -> NoReturn:
         try:
             sys.stdout.flush()
             sys.stderr.flush()
+        except OSError:
+            code = code or exit_codes.FAILURE
         finally:
             os._exit(code)
 

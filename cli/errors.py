@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import sys
@@ -52,7 +53,8 @@ def say(message: str, trace: str = "") -> None:
         listener(f"{trace}Error: {message}\n")
     else:
         label = "\033[31m\033[1mError:\033[0m" if coloured and sys.stderr.isatty() else "Error:"
-        print(f"{trace}{label} {message}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # the exit code says it too
+            print(f"{trace}{label} {message}", file=sys.stderr, flush=True)
 
 
 def run_saying_errors(work: Callable[[], T]) -> T | int:
@@ -75,7 +77,8 @@ def run_saying_errors(work: Callable[[], T]) -> T | int:
         if error.errno not in _FULL:
             raise
         streams.give_up_stdout()
-        say(f"{error.filename or 'the output'} can't be written: {error.strerror}. Make room, or write elsewhere.")
+        where = f": {error.filename}" if error.filename else ""
+        say(f"{error.strerror}{where}. Make room there, or where the output goes.")
         return exit_codes.FAILURE
 
 

@@ -169,7 +169,7 @@ _NOT_MET: Final[dict[str, tuple[tuple[str, Callable[[Any], Lowered]], ...]]] = {
 def meet_imported_types() -> None:
     """Has LOWER and `register_type` know those whose module has been imported meanwhile. Any thread."""
     for name, types in list(_NOT_MET.items()):
-        if name not in sys.modules:
+        if sys.modules.get(name) is None:
             continue
         module = importlib.import_module(name)  # which waits, where another thread is about it
         lower = {getattr(module, cls): how for cls, how in types if hasattr(module, cls)}

@@ -6,16 +6,22 @@ import logging
 import os
 import signal
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 from mesh import locate, pools, stacks
+from mesh.core.supervision import end_of
 from mesh.exceptions import MeshError
 from mesh.node import Node, NodeOptions, complete
 from mesh.pools.hosting import SlotMaker
 from mesh.template import HostPlan, SharedFiles, Template
-from mesh.workforce import in_words, warn_of_obstacle
+from mesh.workforce import warn_of_obstacle
 
 logger = logging.getLogger(__name__)
+
+#: What is heeded before there is a node.
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGHUP)
+#: How long a host that has closed its line may take to end.
+_GONE_S: Final = 1.0
 
 
 class AppFailed(MeshError):
@@ -29,17 +35,19 @@ class AppFailed(MeshError):
 def run_node(options: NodeOptions, maker: SlotMaker) -> int:
     """Runs a node in this process until it is stopped by a signal. Returns its exit code.
 
-    Must be called before this process has any thread or ZeroMQ context.
+    Must be called before this process has any thread or ZeroMQ context, in its main thread.
 
     Raises:
         AppFailed: the app could not be loaded.
         RouterUnreachable: no router answered in `options.connect_s`.
     """
     pools.find(options.pool)  # raises before anything is started
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # who started this may have had it ignored: hosts are reaped
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
     files = SharedFiles(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC), stacks.make_file())
-    host, info, pool_name = _hire(HostPlan(options.load, options.pool, maker, options.preload), files)
-    node = None
+    host = node = None
     try:
+        host, info, pool_name = _hire(HostPlan(options.load, options.pool, maker, options.preload), files)
         pool = pools.find(pool_name)
         pools.refuse(pool, info.get("given", {}))
         place = options.place or locate.locate(info.get("broker_url"))
@@ -50,12 +58,15 @@ def run_node(options: NodeOptions, maker: SlotMaker) -> int:
         options.on_loaded({**info, "mesh": place.mesh, "directory": place.directory, "pool": pool.name})
         return 0 if node.run() else 1
     except BaseException:
-        host.kill()  # what runs is not waited for
+        if host is not None:
+            host.kill()  # what runs is not waited for
+        for number, handler in before.items():
+            signal.signal(number, handler)
         raise
     finally:
         if node is not None:
             node.close()
-        else:
+        elif host is not None:
             host.kill()
             host.close()
         for fd in files:
@@ -71,13 +82,16 @@ def _hire(plan: HostPlan, files: SharedFiles) -> tuple[Template, dict[str, Any],
             pass
         if said is not None and said[0] != "loaded":
             raise AppFailed(*said[1:])
+        ended = said is not None or host.ends_within(_GONE_S)
     except BaseException:
         host.kill()
         host.close()
         raise
     if said is None:
+        host.kill()
         status, _ = host.close()
-        raise AppFailed(f"the process that loads the app {in_words(status)}", "")
+        how = end_of(status) if ended else "has closed its line to the node"
+        raise AppFailed(f"the process that loads the app {how}", "")
     info: dict[str, Any] = said[1]
     pool = pools.name_of(info.get("pool", plan.pool))
     if pool == pools.name_of(plan.pool) and not info["obstacle"]:
@@ -104,10 +118,5 @@ def _heed_signals_meanwhile(host_pid: int, files: SharedFiles) -> None:
     def wait(number: int, frame: FrameType | None) -> None:
         """What is loaded is new already."""
 
-    for number, handler in (
-        (signal.SIGTERM, end),
-        (signal.SIGQUIT, end),
-        (signal.SIGUSR1, show),
-        (signal.SIGHUP, wait),
-    ):
+    for number, handler in zip(_SIGNALS, (end, end, show, wait), strict=True):
         signal.signal(number, handler)

@@ -152,7 +152,7 @@ def _module(target: str, name: str) -> Any:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             return None
         raise SettingsModuleNotFound(target, f"its module does not import: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = f"its module does not import: {type(error).__name__}: {error}"
         raise SettingsModuleNotFound(target, reason) from error
 

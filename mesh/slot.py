@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 #: How long to wait for HELLO-OK before HELLO is said again.
 HELLO_AGAIN_S: Final = 0.2
+#: When what a router that could take no more has to know is said again.
+FULL_AGAIN_S: Final = 0.2
 #: EX_SOFTWARE of sysexits.h.
 CRIPPLED_EXIT_CODE: Final = 70
 #: How long a slot that is told to end waits for the receipts of its last outcomes. One that leaves because it has run
@@ -183,6 +185,8 @@ class Slot:
         deadlines = [self._work.next_deadline_mono_s(), self._ending_by_mono_s]
         if not self._joined:
             deadlines.append(self._hello_mono_s + HELLO_AGAIN_S)
+        if self._has_said_blocked:
+            deadlines.append(time.monotonic() + FULL_AGAIN_S)
         known = [deadline for deadline in deadlines if deadline is not None]
         return max(0.0, min(known) - time.monotonic()) if known else None
 
@@ -195,6 +199,8 @@ class Slot:
         if not self._joined and time.monotonic() >= self._hello_mono_s + HELLO_AGAIN_S:
             self._rejoin()
         if self._joined:
+            if self._has_said_blocked:
+                self._stop_waiting()
             self._send_again()
 
     def _send_again(self) -> None:
@@ -331,8 +337,7 @@ class Slot:
                 self._unblock()
             if self._has_said_blocked:
                 # Once a task: who waits again and again would tell of it faster than the router may hear.
-                self._has_said_blocked = False
-                self._send(messages.Blocked(False))
+                self._has_said_blocked = not self._send(messages.Blocked(False))
 
     def _look_at_wear(self) -> None:
         has_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -426,16 +431,18 @@ class Slot:
 
     def _rejoin(self) -> None:
         """Says HELLO anew, over a new link, so that nothing meant for an earlier router reaches the next one."""
-        self._joined = False
+        self._joined = self._has_said_blocked = False
         if self._router is not None:
             self._poller.remove(self._router)
             self._router.close()
         self._router = self._dial()
 
-    def _send(self, message: messages.Message, frames: tuple[messages.Buffer, ...] = ()) -> None:
-        """To the router. What is lost with it is sent again once there is another, where it matters."""
-        if self._router is not None:
-            self._router.send(message, frames)
+    def _send(self, message: messages.Message, frames: tuple[messages.Buffer, ...] = ()) -> bool:
+        """To the router. What is lost with it is sent again once there is another, where it matters.
+
+        False where it can take no more.
+        """
+        return self._router is None or self._router.send(message, frames)
 
     def _end_if_crippled(self) -> None:
         """A task that has closed every descriptor has closed the slot's too: nothing can be sent or heard any more.

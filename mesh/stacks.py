@@ -20,6 +20,8 @@ from typing import Final
 
 #: Has a process write at once, wherever it is; none that libraries are known to use.
 _AT_ONCE: Final = signal.SIGRTMIN + 11
+#: By these a process is asked.
+ASKING: Final = (signal.SIGUSR2, _AT_ONCE)
 #: How long a process that has stopped writing is waited for, and how long one that has not begun to.
 _SETTLED_S: Final = 0.02
 _PATIENCE_S: Final = 0.3
@@ -52,7 +54,7 @@ def own(fd: int) -> str:
 def of(pid: int, fd: int) -> str:
     """The stacks of a process that writes on request; empty where it does not in time."""
     start = _ask(pid, fd)
-    for number in (signal.SIGUSR2, _AT_ONCE):
+    for number in ASKING:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
         if _awaited(lambda: os.fstat(fd).st_size > start):

@@ -11,6 +11,7 @@ import gc
 import json
 import logging
 import os
+import select
 import signal
 import socket
 import sys
@@ -20,6 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, NoReturn
 
 from mesh import pools, stacks
+from mesh.core.supervision import end_of
 from mesh.exceptions import MeshError
 from mesh.pools.hosting import Channel, HostLine, LoadedApp, Pool, SlotMaker, die_with_parent
 from mesh.slot_page import SETTLE_S
@@ -78,10 +80,13 @@ class Template(HostLine):
         supervisor_pid = os.getpid()
         sys.stdout.flush()
         sys.stderr.flush()
+        # Who asks for its stacks before it can write them is answered once it can.
+        signal.pthread_sigmask(signal.SIG_BLOCK, stacks.ASKING)
         pid = os.fork()
         if pid == 0:
             channel.close()
             become_host(plan, Channel(theirs), files, supervisor_pid)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, stacks.ASKING)
         theirs.close()
         return cls(pid, channel, os.pidfd_open(pid))
 
@@ -124,6 +129,11 @@ class Template(HostLine):
         """Ends the process of a slot, whatever it does."""
         _kill(pid, signal.SIGKILL)
 
+    def ends_within(self, patience_s: float) -> bool:
+        """Whether its process ends so soon."""
+        assert self._pidfd is not None, "it is not closed"
+        return bool(select.select([self._pidfd], [], [], patience_s)[0])
+
     def kill(self) -> None:
         """Ends the host at once, wherever it is; `close` reaps it."""
         _kill(self.pid, signal.SIGKILL)
@@ -163,6 +173,7 @@ def become_host(plan: HostPlan, channel: Channel, files: SharedFiles, supervisor
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, _ignore)
         stacks.write_on_request(files.stacks_fd)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, stacks.ASKING)
         pool = _prepared(plan, channel)
         load = None if pool is None else _loading(plan, pool, channel)
         if pool is not None and load is not None:
@@ -210,14 +221,23 @@ def _loading(plan: HostPlan, pool: Pool, channel: Channel) -> Callable[[], Loade
 def _describe_in_a_child(load: Callable[[], LoadedApp], channel: Channel) -> bool:
     """Whether a child could import the app, and has told the supervisor of it: here it must not be imported."""
     parent_pid = os.getpid()
+    heard, tell = os.pipe()
     pid = os.fork()
     if pid == 0:
         die_with_parent(parent_pid)
-        os._exit(0 if _load(load, channel, forks=False) is not None else 1)
+        os.write(tell, b"\1" if _load(load, channel, forks=False) is not None else b"\0")
+        os._exit(0)
     _, status = os.waitpid(pid, 0)
-    if os.WIFSIGNALED(status):
-        channel.say("failed", f"the process that loads the app was ended by signal {os.WTERMSIG(status)}", "")
-    return status == 0
+    os.set_blocking(heard, False)  # what the app has started may hold the other end
+    try:
+        told = os.read(heard, 1)
+    except BlockingIOError:
+        told = b""
+    os.close(heard)
+    os.close(tell)
+    if not told:
+        channel.say("failed", f"the process that loads the app {end_of(status)}", "")
+    return told == b"\1"
 
 
 def _load(load: Callable[[], LoadedApp], channel: Channel, *, forks: bool) -> LoadedApp | None:

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from mesh import messages, stacks
 from mesh.core.backoff import Backoff
 from mesh.core.limits import Verdict
-from mesh.core.supervision import Dismiss, Go, Report, Retire, Spawn, Supervision, SupervisionEffect
+from mesh.core.supervision import Dismiss, Go, Report, Retire, Spawn, Supervision, SupervisionEffect, end_of
 from mesh.oom import OutOfMemory
 from mesh.pools.hosting import Host, SlotOrder
 from mesh.slot_page import SETTLE_S, SlotPage
@@ -278,7 +278,7 @@ class Workforce:
         verdict = self._verdict(pid, _is_kill(status), None)
         if verdict is not None:
             return verdict.cause, False, {verdict.seat: verdict.limit_s}
-        cause = self._out_of_memory.cause(status, peak_kib) or f"their process {in_words(status)}"
+        cause = self._out_of_memory.cause(status, peak_kib) or f"their process {end_of(status)}"
         return cause, not self._employment.apart, {}
 
     def _start_again(self) -> None:
@@ -351,10 +351,3 @@ def warn_of_obstacle(obstacle: str) -> None:
 
 def _is_kill(status: int) -> bool:
     return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-
-
-def in_words(status: int) -> str:
-    """How a process with this wait status has ended."""
-    if os.WIFSIGNALED(status):
-        return f"was ended by signal {os.WTERMSIG(status)}"
-    return f"exited with code {os.WEXITSTATUS(status)}"

@@ -124,6 +124,8 @@ class Supervision:
         #: How many slots stand in for others, and until when they are kept where that is not necessary.
         self._stand_ins = 0
         self._kept_until_mono_s = 0.0
+        #: How many were blocked when it was looked last.
+        self._blocked_before = 0
         self._in_turn = in_turn
         self._free_seats = list(range(size + blocked_max if seats is None else seats))
         self._seats = len(self._free_seats)
@@ -273,24 +275,23 @@ class Supervision:
 
     def next_deadline_mono_s(self) -> float | None:
         """When `tick` has something to do that is not done yet."""
-        if self.ending or self._paused or not self._free_seats:
+        if self.ending:
             return None
-        due = [place.due_mono_s for place in self._places if place.incumbent is None]
+        due: list[float] = []
         if self._stand_ins > self.blocked:
             due.append(self._kept_until_mono_s)
-        due += [place.heir_due_mono_s for place in self._places if place.heir is None and self._needs_heir(place)]
-        if len(self._places) < self.target:
-            due.append(0.0)
+        if not self._paused and self._free_seats:
+            due += [place.due_mono_s for place in self._places if place.incumbent is None]
+            due += [place.heir_due_mono_s for place in self._places if place.heir is None and self._needs_heir(place)]
+            if len(self._places) < self.target:
+                due.append(0.0)
         return min(due, default=None)
 
     # --- within ------------------------------------------------------------------------------------
 
     def _fit(self, mono_s: float) -> list[SupervisionEffect]:
         """As many places as there are to be. Who comes last goes first, but nobody who waits in a task."""
-        if self.blocked >= self._stand_ins:
-            self._kept_until_mono_s = mono_s + STAND_IN_S
-        if self.blocked > self._stand_ins or mono_s >= self._kept_until_mono_s:
-            self._stand_ins = self.blocked
+        self._keep_stand_ins(mono_s)
         self._places += [_Place(mono_s) for _ in range(self.target - len(self._places))]
         effects: list[SupervisionEffect] = []
         surplus = len(self._places) - self.target
@@ -305,6 +306,14 @@ class Supervision:
                     member.leaving = True
                     effects.append(Retire(member.seat))
         return effects
+
+    def _keep_stand_ins(self, mono_s: float) -> None:
+        blocked = self.blocked
+        if blocked < self._blocked_before:
+            self._kept_until_mono_s = mono_s + STAND_IN_S
+        self._blocked_before = blocked
+        if blocked > self._stand_ins or mono_s >= self._kept_until_mono_s:
+            self._stand_ins = blocked
 
     def _fill(self, mono_s: float) -> list[SupervisionEffect]:
         """Orders what is missing and due."""
@@ -366,6 +375,8 @@ class Supervision:
                 place.incumbent, place.heir, place.due_mono_s = place.heir, None, again_mono_s
                 if place.incumbent is not None:
                     effects.append(Go(place.incumbent.seat))
+        if member.blocked:  # who stood in for it follows it
+            self._blocked_before = self._stand_ins = self.blocked
         if member.pid is not None:
             effects.insert(0, Report(member.seat, member.pid, cause, charged and not self.ending, limit_s))
         return effects
@@ -379,12 +390,17 @@ class Supervision:
         assert self._generations >= {member.generation for member in self._members.values()}
 
 
-def cause_of(status: int) -> str:
+def end_of(status: int) -> str:
     """A wait status in words."""
     signal_number = status & 0x7F
     if signal_number:
-        return f"its process was ended by signal {signal_number} ({_signal_name(signal_number)})"
-    return f"its process exited with code {status >> 8}"
+        return f"was ended by signal {signal_number} ({_signal_name(signal_number)})"
+    return f"exited with code {status >> 8}"
+
+
+def cause_of(status: int) -> str:
+    """As `end_of`, of a slot."""
+    return f"its process {end_of(status)}"
 
 
 def _signal_name(number: int) -> str:

@@ -265,30 +265,34 @@ def test_stand_ins_leave_newest_first_and_never_one_that_is_blocked(make: Make) 
         arrive(supervision, block(supervision, seat), says=Says.WORKING)
 
     # When the first goes on, then the last stand-in leaves
-    assert block(supervision, 0, 1.0, blocked=False) == [Retire(3)]
+    assert block(supervision, 0, 1.0, blocked=False) == []
+    assert supervision.tick(1.0 + STAND_IN_S) == [Retire(3)]
 
     # And when the second goes on, then it leaves, as the third is still blocked; the first stays
-    assert block(supervision, 1, 2.0, blocked=False) == [Retire(1)]
-    assert block(supervision, 2, 3.0, blocked=False) == [Retire(2)]
-    assert supervision.tick(3.0) == []
+    assert block(supervision, 1, 2.0, blocked=False) == []
+    assert supervision.tick(2.0 + STAND_IN_S) == [Retire(1)]
+    assert block(supervision, 2, 3.0, blocked=False) == []
+    assert supervision.tick(3.0 + STAND_IN_S) == [Retire(2)]
+    assert supervision.tick(9.0) == []
     assert supervision.is_complete()
 
 
 def test_a_stand_in_stays_while_a_slot_is_blocked_again_and_again(make: Make) -> None:
-    # Given a slot that was blocked for a moment, and its stand-in
-    supervision = make(1, blocked_max=5, seats=12)
+    # Given a slot that was blocked, and its stand-in, and no room for another one
+    supervision = make(1, blocked_max=1, seats=2)
     start(supervision)
     arrive(supervision, block(supervision, 0), says=Says.WORKING)
-    assert block(supervision, 0, 0.01, blocked=False) == []
+    assert block(supervision, 0, 5.0, blocked=False) == []
+    assert supervision.next_deadline_mono_s() == 5.0 + STAND_IN_S
 
-    # When it is blocked again soon, then the same one stands in for it
-    assert supervision.next_deadline_mono_s() == STAND_IN_S
-    assert block(supervision, 0, 0.1) == []
-    assert block(supervision, 0, 0.11, blocked=False) == []
+    # When it is blocked again soon, and for long, then the same one stands in for it
+    assert block(supervision, 0, 5.1) == []
+    assert supervision.tick(8.0) == []
+    assert block(supervision, 0, 9.0, blocked=False) == []
 
     # And when it is not, then that one leaves
-    assert supervision.next_deadline_mono_s() == 0.1 + STAND_IN_S
-    assert supervision.tick(0.1 + STAND_IN_S) == [Retire(1)]
+    assert supervision.next_deadline_mono_s() == 9.0 + STAND_IN_S
+    assert supervision.tick(9.0 + STAND_IN_S) == [Retire(1)]
     assert supervision.next_deadline_mono_s() is None
 
 

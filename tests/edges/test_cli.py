@@ -360,6 +360,42 @@ def test_where_the_directory_is_gone_that_is_said(mesh: Shell) -> None:
         assert (ended.returncode, ended.stdout, ended.stderr) == (exit_codes.USAGE, "", said)
 
 
+def test_a_file_of_a_program_that_was_started_without_stdout_is_left_alone(mesh: Shell) -> None:
+    # Given a program whose first file gets the number of the stream that is closed
+    (mesh.directory / "own.py").write_text(
+        "import os\n"
+        "from mesh import Mesh\n"
+        "file = open('data.bin', 'wb')\n"
+        "assert file.fileno() == 1\n"
+        "Mesh('own').start(['settings'])\n"
+    )
+
+    # When it runs a command, then nothing of that gets into the file
+    lines = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "own.py"]
+    environment = os.environ | mesh.environment
+    assert subprocess.run(lines, cwd=mesh.directory, env=environment, timeout=DEADLINE_S, check=False).returncode == 0
+    assert (mesh.directory / "data.bin").read_bytes() == b""
+
+
+def test_a_program_has_its_signals_again_when_a_node_could_not_start(mesh: Shell) -> None:
+    # Given a program that runs a node of an app whose tasks do not import, and has its children ignored
+    (mesh.directory / "fails.py").write_text(
+        "import signal\n"
+        "from mesh import Mesh\n"
+        "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+        "try:\n"
+        "    Mesh('fails', include=['nowhere']).worker_main([])\n"
+        "except SystemExit as error:\n"
+        "    print(error.code, [signal.getsignal(number) == signal.SIG_DFL for number in (10, 15, 1, 3)])\n"
+    )
+
+    # When it can't start, then that is said, and the program goes on as before
+    process = mesh.python("fails.py")
+    out, err = process.communicate(timeout=DEADLINE_S)
+    assert out == f"{exit_codes.USAGE} [True, True, True, True]\n"
+    assert "'nowhere' does not import" in err
+
+
 def test_a_full_device_is_no_traceback(mesh: Shell) -> None:
     with (
         open("/dev/full", "w") as full,
@@ -368,7 +404,7 @@ def test_a_full_device_is_no_traceback(mesh: Shell) -> None:
         ) as process,
     ):
         said = process.communicate(timeout=DEADLINE_S)[1]
-    assert said == "Error: the output can't be written: No space left on device. Make room, or write elsewhere.\n"
+    assert said == "Error: No space left on device. Make room there, or where the output goes.\n"
     assert process.returncode == exit_codes.FAILURE
 
 
@@ -758,7 +794,7 @@ def test_a_reader_that_has_enough_is_no_error(mesh: Shell, argv: str) -> None:
 def test_an_app_that_exits_as_it_is_imported_is_named(mesh: Shell, command: str) -> None:
     (mesh.directory / "exits.py").write_text("import sys\n\nsys.exit(7)\n")
     ended = mesh("-A", "exits", command)
-    assert (ended.code != 0, ended.out) == (True, "")
+    assert (ended.code, ended.out) == (exit_codes.USAGE, "")
     assert "SystemExit: 7" in ended.err.splitlines()[-1]
     assert [line for line in ended.err.splitlines() if line.startswith("  File")] == [
         f'  File "{mesh.directory}/exits.py", line 3, in <module>'
@@ -768,13 +804,25 @@ def test_an_app_that_exits_as_it_is_imported_is_named(mesh: Shell, command: str)
 @pytest.mark.parametrize(
     ("code", "says"),
     [
-        ("import os; os._exit(7)", "the process that loads the app exited with code 7"),
-        ("import os; os.kill(os.getpid(), 11)", "the process that loads the app was ended by signal 11"),
+        ("import os; os._exit(0)", "exited with code 0"),
+        ("import os; os._exit(7)", "exited with code 7"),
+        ("import os; os.kill(os.getpid(), 11)", "was ended by signal 11 (SIGSEGV)"),
     ],
 )
-def test_how_the_import_of_an_app_ended_its_process_is_said(mesh: Shell, code: str, says: str) -> None:
+@pytest.mark.parametrize("options", [(), ("--no-preload",)])
+def test_how_the_import_of_an_app_ended_its_process_is_said(
+    mesh: Shell, code: str, says: str, options: tuple[str, ...]
+) -> None:
     (mesh.directory / "dies.py").write_text(code)
-    assert mesh("-A", "dies", "worker") == (exit_codes.USAGE, "", f"Error: {says}\n")
+    ended = mesh("-A", "dies", "worker", *options)
+    assert ended == (exit_codes.USAGE, "", f"Error: the process that loads the app {says}\n")
+
+
+def test_an_app_that_closes_all_there_is_and_lives_on_does_not_hold_up_the_node(mesh: Shell) -> None:
+    (mesh.directory / "closes.py").write_text("import os, time; os.closerange(3, 1000); time.sleep(3600)")
+    ended = mesh("-A", "closes", "worker")
+    says = "the process that loads the app has closed its line to the node"
+    assert ended == (exit_codes.USAGE, "", f"Error: {says}\n")
 
 
 # --- colours -------------------------------------------------------------------------------------
@@ -791,7 +839,7 @@ def test_how_the_import_of_an_app_ended_its_process_is_said(mesh: Shell, code: s
         ("a service, NO_COLOR", "worker", {"NO_COLOR": "1"}, False),
         ("an app", "-A nowhere worker", {}, True),
         ("an app, -C", "-C -A nowhere worker", {}, False),
-        ("an app, -C", "-C -A nowhere call x", {}, False),
+        ("an app of a call, -C", "-C -A nowhere call x", {}, False),
         ("a complaint of a command", "status", {}, True),
         ("a complaint of a command, -C", "-C status", {}, False),
         ("a complaint of a command, NO_COLOR", "status", {"NO_COLOR": "1"}, False),
