@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from mesh import transport
 from mesh.core.limits import RunLimits
@@ -62,7 +62,9 @@ class Slots:
         """For the first slot."""
         if self.owns_process and not self._resets_signals:
             self._resets_signals = True
-            os.register_at_fork(after_in_child=_default_signals)
+            os.register_at_fork(
+                before=_hold_signals, after_in_parent=_release_signals, after_in_child=_take_signals_as_ever
+            )
         if order.shares_process and self._context is None:
             self._context = transport.context()
 
@@ -84,8 +86,24 @@ def _shown(error: BaseException) -> str:
         return f"{type(error).__name__} (whose repr raises)"
 
 
-def _default_signals() -> None:
+#: What a slot has handlers for, and a program does not.
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1)
+#: What a thread that forks had blocked before.
+_before_fork = threading.local()
+
+
+def _hold_signals() -> None:
+    """One that comes for a child before that takes it as a program does is kept for it."""
+    _before_fork.mask = signal.pthread_sigmask(signal.SIG_BLOCK, (*_SIGNALS, signal.SIGINT))
+
+
+def _release_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _before_fork.mask)
+
+
+def _take_signals_as_ever() -> None:
     """What a task forks is no slot: signals end it, as its author expects."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1):
+    for number in _SIGNALS:
         signal.signal(number, signal.SIG_DFL)
+    _release_signals()

@@ -107,6 +107,11 @@ def test_what_a_task_forks_is_ended_by_sigterm(host: Host, app: Mesh):
     assert tasks.pool_of_two.delay().get(DEADLINE_S) == 2
 
 
+def test_what_a_task_forks_is_ended_by_sigterm_however_soon_that_comes(host: Host, app: Mesh):
+    host.start_node(slots=1, options=["-I", "tests.mesh.proj.slow_fork"])
+    assert app.send_task("tests.mesh.proj.slow_fork.fork_and_terminate").get(DEADLINE_S) == signal.SIGTERM
+
+
 def test_a_task_whose_slot_died_once_runs_again_as_the_next_attempt(host: Host, app: Mesh):
     host.start_node(slots=1)
     assert tasks.leave_once.delay(3).get(DEADLINE_S) == 1
