@@ -128,7 +128,8 @@ def root(
     app: Mesh | None = ctx.obj
     ctx.color = None if errors.coloured else False  # None is on a terminal only
     started_in = current_directory()
-    if started_in is None and workdir is None and (target is not None or not os.path.isabs(config or os.sep)):
+    needs_directory = target is not None or (config is not None and not os.path.isabs(config))
+    if needs_directory and started_in is None and workdir is None:
         raise Failed("the current directory is gone. Change to one that exists, or give --workdir.", exit_codes.USAGE)
     if workdir is not None:
         os.chdir(workdir)

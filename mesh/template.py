@@ -82,11 +82,13 @@ class Template(HostLine):
         sys.stderr.flush()
         # Who asks for its stacks before it can write them is answered once it can.
         signal.pthread_sigmask(signal.SIG_BLOCK, stacks.ASKING)
-        pid = os.fork()
-        if pid == 0:
-            channel.close()
-            become_host(plan, Channel(theirs), files, supervisor_pid)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, stacks.ASKING)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                channel.close()
+                become_host(plan, Channel(theirs), files, supervisor_pid)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, stacks.ASKING)
         theirs.close()
         return cls(pid, channel, os.pidfd_open(pid))
 

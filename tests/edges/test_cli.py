@@ -14,8 +14,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import click
@@ -82,13 +83,20 @@ class Shell:
         return self.python("-m", "mesh", *argv, **environment)
 
     def python(self, *argv: str, **environment: str) -> subprocess.Popen[str]:
+        return self.python_by('exec "$@"', *argv, environment=environment)
+
+    def python_by(
+        self, line: str, *argv: str, pass_fds: Sequence[int] = (), environment: Mapping[str, str] = MappingProxyType({})
+    ) -> subprocess.Popen[str]:
+        """Python, by a line of bash that has it and its arguments as `$@`."""
         return subprocess.Popen(
-            [sys.executable, *argv],
+            ["bash", "-c", line, "bash", sys.executable, *argv],
             cwd=self.directory,
-            env=os.environ | self.environment | environment,
+            env={**os.environ, **self.environment, **environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            pass_fds=pass_fds,
             text=True,
         )
 
@@ -308,15 +316,8 @@ def test_a_service_starts_in_odd_surroundings(mesh: Shell, argv: str, desc: str,
     os.close(read_end)
 
     # When the service is started, then it works, and ends as ever
-    process = subprocess.Popen(
-        ["bash", "-c", start.replace("UNREAD", str(unread)), "bash", sys.executable, "-m", "mesh", *argv.split()],
-        cwd=mesh.directory,
-        env=os.environ | mesh.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        pass_fds=[unread],
-        text=True,
-    )
+    line = start.replace("UNREAD", str(unread))
+    process = mesh.python_by(line, "-m", "mesh", *argv.split(), pass_fds=[unread])
     os.close(unread)
     service = Node(process)
     try:
@@ -329,35 +330,23 @@ def test_a_service_starts_in_odd_surroundings(mesh: Shell, argv: str, desc: str,
 
 def test_a_node_works_with_all_streams_closed(mesh: Shell) -> None:
     # Given a node that can say nothing
-    process = subprocess.Popen(
-        ["bash", "-c", 'exec "$@" <&- >&- 2>&-', "bash", sys.executable, "-m", "mesh", "-A", "proj", "worker", "-c1"],
-        cwd=mesh.directory,
-        env=os.environ | mesh.environment,
-    )
+    node = Node(mesh.python_by('exec "$@" <&- >&- 2>&-', "-m", "mesh", "-A", "proj", "worker", "-c1"))
 
     # When a task is called, then it runs
     try:
         ended = mesh("call", "proj.tasks.add", "-a", "[2, 3]", "--wait")
     finally:
-        process.terminate()
-        code = process.wait(DEADLINE_S)
+        code = node.stop()
     assert (ended.code, ended.out, code) == (0, "5\n", 0)
 
 
 def test_where_the_directory_is_gone_that_is_said(mesh: Shell) -> None:
     lines = 'mkdir gone && cd gone && rmdir ../gone && exec "$@"'
     for argv in (["-A", "proj", "worker"], ["--config", "x.toml", "settings"]):
-        ended = subprocess.run(
-            ["sh", "-c", lines, "sh", sys.executable, "-m", "mesh", *argv],
-            cwd=mesh.directory,
-            env=os.environ | mesh.environment,
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE_S,
-            check=False,
-        )
+        with mesh.python_by(lines, "-m", "mesh", *argv) as process:
+            printed = process.communicate(timeout=DEADLINE_S)
         said = "Error: the current directory is gone. Change to one that exists, or give --workdir.\n"
-        assert (ended.returncode, ended.stdout, ended.stderr) == (exit_codes.USAGE, "", said)
+        assert (process.returncode, *printed) == (exit_codes.USAGE, "", said)
 
 
 def test_a_file_of_a_program_that_was_started_without_stdout_is_left_alone(mesh: Shell) -> None:
@@ -371,9 +360,9 @@ def test_a_file_of_a_program_that_was_started_without_stdout_is_left_alone(mesh:
     )
 
     # When it runs a command, then nothing of that gets into the file
-    lines = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "own.py"]
-    environment = os.environ | mesh.environment
-    assert subprocess.run(lines, cwd=mesh.directory, env=environment, timeout=DEADLINE_S, check=False).returncode == 0
+    with mesh.python_by('exec "$@" >&-', "own.py") as process:
+        process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0
     assert (mesh.directory / "data.bin").read_bytes() == b""
 
 

@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from mesh import Mesh, exceptions, transport
+from mesh import Mesh, exceptions, messages, transport
+from mesh.core.supervision import STAND_IN_S
 from mesh.testing import WorkerStillRuns, start_router, start_worker
 
 #: Long, as the machine may be slow and busy.
@@ -105,6 +106,30 @@ def test_a_task_may_wait_for_another_one_though_there_is_one_slot(app):
     outer = app.task(name="outer")(lambda x: inner.delay(x).get(PATIENCE_S))
     with start_worker(app, concurrency=1):
         assert outer.delay(1).get(PATIENCE_S) == 2
+
+
+def test_a_slot_says_again_that_it_waits_no_more_where_the_router_could_not_take_it(app, monkeypatch):
+    # Given a router that has no room for that the first time
+    dropped: list[messages.Message] = []
+    send = transport.Link.send
+
+    def send_but_once(link, message, frames=()):
+        if message == messages.Blocked(False) and not dropped:
+            dropped.append(message)
+            return False
+        return send(link, message, frames)
+
+    monkeypatch.setattr(transport.Link, "send", send_but_once)
+    inner = app.task(name="inner")(lambda x: x + 1)
+    outer = app.task(name="outer")(lambda x: inner.delay(x).get(PATIENCE_S))
+    with start_worker(app, concurrency=1):
+        # When its task has waited, and the slot that stood in for it has gone
+        assert outer.delay(1).get(PATIENCE_S) == 2
+        threading.Event().wait(5 * STAND_IN_S)
+
+        # Then it gets work again
+        assert inner.delay(1).get(PATIENCE_S) == 2
+    assert dropped
 
 
 def test_several_slots_run_tasks_at_the_same_time(app):
